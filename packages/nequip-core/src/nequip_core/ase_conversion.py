@@ -1,0 +1,164 @@
+"""ASE ``Atoms`` to frames and back. Needs the extra ``nequip-core[ase]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nequip_core.errors import DataError
+from nequip_core.fields import (
+    ATOM_TYPE_KEY,
+    ATOMIC_NUMBERS_KEY,
+    CELL_KEY,
+    FORCE_KEY,
+    PBC_KEY,
+    PER_ATOM_ENERGY_KEY,
+    POSITIONS_KEY,
+    STRESS_KEY,
+    TOTAL_ENERGY_KEY,
+    get_field_type,
+    is_cartesian_tensor,
+)
+from nequip_core.frames import Frame, frame_from_batched, from_dict, num_frames
+from nequip_core.species import CHEMICAL_SYMBOLS
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["from_ase", "to_ase"]
+
+_NAMES = {"forces": FORCE_KEY, "energy": TOTAL_ENERGY_KEY, "energies": PER_ATOM_ENERGY_KEY}
+_GEOMETRY = {"numbers", "positions", "pbc", "cell", "pos"}
+# Symmetric tensors: ASE's Voigt order xx yy zz yz xz xy as rows of a 3 x 3 matrix.
+_VOIGT_TO_FULL = [0, 5, 4, 5, 1, 3, 4, 3, 2]
+_FULL_TO_VOIGT = [0, 4, 8, 5, 2, 1]
+
+
+def from_ase(
+    atoms: Atoms,
+    key_mapping: Mapping[str, str] | None = None,
+    include_keys: Sequence[str] | None = None,
+    exclude_keys: Sequence[str] | None = None,
+) -> Frame:
+    """Return the frame of an ``Atoms``: geometry, and the labels it carries.
+
+    Labels are looked up in ``atoms.arrays``, then ``atoms.info``, then the results of a
+    single-point calculator; a later place wins. Looked up are ASE's own properties, and the keys
+    of `include_keys` and `key_mapping`.
+
+    Args:
+        atoms: one structure; energy, length and so on in its own units.
+        key_mapping: key in `atoms` -> field name.
+        include_keys: further keys to take, under their own names.
+        exclude_keys: keys to leave out.
+
+    Raises:
+        DataError: a periodic structure has no cell, or an included label has an unfit shape.
+    """
+    from ase.calculators.calculator import all_properties
+    from ase.calculators.singlepoint import SinglePointCalculator, SinglePointDFTCalculator
+
+    names = {**_NAMES, **(key_mapping or {})}
+    wanted = (set(all_properties) | set(include_keys or ()) | set(key_mapping or ())) - _GEOMETRY
+    wanted -= set(exclude_keys or ())
+    labels: dict[str, Any] = {}
+    places: list[Mapping[str, Any]] = [atoms.arrays, atoms.info]
+    if isinstance(atoms.calc, SinglePointCalculator | SinglePointDFTCalculator):
+        places.append(atoms.calc.results)
+    for place in places:
+        for key in wanted & set(place):
+            if place[key] is not None:
+                labels[names.get(key, key)] = place[key]
+    data: dict[str, Any] = {
+        key: _label(key, value, len(atoms))
+        for key, value in labels.items()
+        if get_field_type(key, error_on_unregistered=False) is not None
+    }
+    cell = np.asarray(atoms.cell, dtype=np.float64)
+    if np.asarray(atoms.pbc).any() and not cell.any():
+        raise DataError("the structure is periodic but its cell is zero")
+    data[POSITIONS_KEY] = np.asarray(atoms.positions, dtype=np.float64)
+    data[ATOMIC_NUMBERS_KEY] = np.asarray(atoms.numbers)
+    data[CELL_KEY] = cell
+    data[PBC_KEY] = np.asarray(atoms.pbc)
+    return from_dict(data)
+
+
+def _label(key: str, value: Any, atoms: int) -> np.ndarray:
+    """Return a label with its row axis: (1, ...) for a graph field, (N, ...) for a node field."""
+    array = np.asarray(value)
+    rows = 1 if get_field_type(key) == "graph" else atoms
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"'{key}' of the structure is not numeric but {array.dtype}")
+    if array.size % rows:
+        raise DataError(f"'{key}' has shape {array.shape}, which does not fit {rows} rows")
+    if not is_cartesian_tensor(key):
+        return array.reshape(rows, -1) if get_field_type(key) == "graph" else array
+    flat = array.reshape(rows, -1)
+    if flat.shape[1] == 6:
+        flat = flat[:, _VOIGT_TO_FULL]
+    if flat.shape[1] != 9:
+        raise DataError(f"'{key}' must have 6 or 9 numbers a row, got shape {array.shape}")
+    return flat.reshape(rows, 3, 3)
+
+
+def to_ase(
+    data: Frame,
+    chemical_symbols: Sequence[str] | None = None,
+    extra_fields: Sequence[str] = (),
+) -> list[Atoms]:
+    """Return one ``Atoms`` a frame, with energy, forces and stress in a single-point calculator.
+
+    Args:
+        data: a frame or batch.
+        chemical_symbols: symbol of each atom type, used where there are no atomic numbers.
+        extra_fields: further fields to carry: node fields into ``arrays``, others into ``info``.
+
+    Raises:
+        DataError: the species are unknown.
+    """
+    return [
+        _frame_to_ase(frame_from_batched(data, index), chemical_symbols, extra_fields)
+        for index in range(num_frames(data))
+    ]
+
+
+def _frame_to_ase(
+    frame: Frame, chemical_symbols: Sequence[str] | None, extra_fields: Sequence[str]
+) -> Atoms:
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    arrays = {key: value.detach().cpu().numpy() for key, value in frame.items()}
+    if ATOMIC_NUMBERS_KEY in arrays:
+        numbers = arrays[ATOMIC_NUMBERS_KEY].reshape(-1)
+    elif chemical_symbols is not None and ATOM_TYPE_KEY in arrays:
+        by_type = [CHEMICAL_SYMBOLS.index(symbol) for symbol in chemical_symbols]
+        numbers = np.asarray(by_type)[arrays[ATOM_TYPE_KEY].reshape(-1)]
+    else:
+        raise DataError("to_ase needs 'atomic_numbers' in the data, or 'chemical_symbols'")
+    atoms = Atoms(
+        numbers=numbers,
+        positions=arrays[POSITIONS_KEY],
+        cell=arrays[CELL_KEY].reshape(3, 3) if CELL_KEY in arrays else None,
+        pbc=arrays[PBC_KEY].reshape(3) if PBC_KEY in arrays else False,
+    )
+    results: dict[str, Any] = {}
+    if TOTAL_ENERGY_KEY in arrays:
+        results["energy"] = float(arrays[TOTAL_ENERGY_KEY].reshape(-1)[0])
+    if PER_ATOM_ENERGY_KEY in arrays:
+        results["energies"] = arrays[PER_ATOM_ENERGY_KEY].reshape(-1)
+    if FORCE_KEY in arrays:
+        results["forces"] = arrays[FORCE_KEY]
+    if STRESS_KEY in arrays:
+        results["stress"] = arrays[STRESS_KEY].reshape(9)[_FULL_TO_VOIGT]
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    for key in extra_fields:
+        if get_field_type(key) == "node":
+            atoms.arrays[key] = arrays[key].reshape(len(atoms), -1)
+        else:
+            atoms.info[key] = arrays[key].reshape(-1)
+    return atoms

@@ -1,0 +1,77 @@
+"""Per-edge-type cutoffs: the partial dictionary of a config, the full table, and its text form.
+
+Grammar of the dictionary: ``{centre: r | {neighbour: r}}``. Pairs that are not named get `r_max`.
+The table may be asymmetric; its rows are centre types, its columns neighbour types. Lengths are
+in the unit of the positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["cutoff_table", "cutoff_table_from_text", "cutoff_table_to_text"]
+
+PartialCutoffs = Mapping[str, float | Mapping[str, float]]
+
+
+def cutoff_table(
+    per_edge_type_cutoff: PartialCutoffs, type_names: Sequence[str], r_max: float
+) -> list[list[float]]:
+    """Return the full T x T table, ``table[centre][neighbour]``.
+
+    Args:
+        per_edge_type_cutoff: partial dictionary, see the module's text.
+        type_names: the T type names in model order.
+        r_max: cutoff of the pairs that are not named; no pair may exceed it.
+
+    Raises:
+        ValueError: a type is unknown, or a cutoff is not in (0, r_max].
+    """
+    known = list(type_names)
+
+    def checked(value: object, pair: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"per_edge_type_cutoff of {pair} must be a number, got {value!r}")
+        if not 0.0 < float(value) <= r_max:
+            raise ValueError(
+                f"per_edge_type_cutoff of {pair} must be in (0, r_max={r_max}], got {value}"
+            )
+        return float(value)
+
+    def known_type(name: object) -> str:
+        if name not in known:
+            raise ValueError(
+                f"per_edge_type_cutoff names the type {name!r}, which is not one of {known}"
+            )
+        return str(name)
+
+    table = {centre: dict.fromkeys(known, float(r_max)) for centre in known}
+    for centre, entry in per_edge_type_cutoff.items():
+        row = table[known_type(centre)]
+        if isinstance(entry, Mapping):
+            for neighbour, value in entry.items():
+                row[known_type(neighbour)] = checked(value, f"{centre}-{neighbour}")
+        else:
+            row.update(dict.fromkeys(known, checked(entry, str(centre))))
+    return [[table[centre][neighbour] for neighbour in known] for centre in known]
+
+
+def cutoff_table_to_text(table: Sequence[Sequence[float]]) -> str:
+    """Return the row-major text form that compiled files carry."""
+    return " ".join(str(float(value)) for row in table for value in row)
+
+
+def cutoff_table_from_text(text: str | None, num_types: int) -> list[list[float]] | None:
+    """Return the table of the text form, or None for None or an empty string.
+
+    Raises:
+        ValueError: the text does not hold `num_types` squared numbers.
+    """
+    if not text:
+        return None
+    values = [float(word) for word in text.split()]
+    if len(values) != num_types**2:
+        raise ValueError(
+            f"per_edge_type_cutoff holds {len(values)} numbers, expected {num_types}x{num_types}"
+        )
+    return [values[row * num_types : (row + 1) * num_types] for row in range(num_types)]

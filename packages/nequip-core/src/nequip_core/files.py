@@ -1,0 +1,82 @@
+"""Files that appear whole or not at all, and checks on the names a user gave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nequip_core.errors import FileFormatError, MissingFileError
+
+__all__ = ["atomic_path", "require_file", "require_output_suffix", "require_suffix"]
+
+
+@contextlib.contextmanager
+def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path with the file name of `final`; rename it to `final` on success.
+
+    The temporary file lives in a hidden folder beside `final`, so the rename stays on one file
+    system and a writer that derives names from the file name sees the final one. On any
+    exception, an interrupt included, nothing is left behind and an existing `final` is untouched.
+
+    Args:
+        final: where the file shall appear; its folder is created if needed.
+    """
+    target = Path(final)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder / target.name
+        os.replace(folder / target.name, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_file(path: str | os.PathLike[str], what: str) -> Path:
+    """Return `path` as a Path if it is an existing file.
+
+    Args:
+        path: a path given by the user.
+        what: what the file should be, for the message, e.g. ``"package"``.
+
+    Raises:
+        MissingFileError: nothing is at `path`, or a folder is.
+    """
+    found = Path(path)
+    if found.is_dir():
+        raise MissingFileError(f"{what} expected at '{found}', but this is a folder")
+    if not found.exists():
+        raise MissingFileError(f"no {what} at '{found}': the file does not exist")
+    return found
+
+
+def require_suffix(
+    path: str | os.PathLike[str], suffixes: str | tuple[str, ...], what: str
+) -> Path:
+    """Return `path` as a Path if its name ends in one of `suffixes`.
+
+    Raises:
+        FileFormatError: the name ends otherwise.
+    """
+    found = Path(path)
+    wanted = (suffixes,) if isinstance(suffixes, str) else suffixes
+    if not found.name.endswith(wanted) or found.name in wanted:
+        raise FileFormatError(
+            f"the name of a {what} must end in {' or '.join(wanted)}, got '{found.name}'"
+        )
+    return found
+
+
+def require_output_suffix(path: str | os.PathLike[str], suffix: str, what: str) -> Path:
+    """Return the output `path` if its name ends in `suffix` and it is not a folder.
+
+    Raises:
+        FileFormatError: the name ends otherwise, or a folder is in the way.
+    """
+    found = require_suffix(path, suffix, what)
+    if found.is_dir():
+        raise FileFormatError(f"cannot write the {what} '{found}': a folder is in its place")
+    return found

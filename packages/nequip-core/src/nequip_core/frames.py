@@ -1,0 +1,237 @@
+"""Frames and batches: plain ``dict[str, torch.Tensor]``, and the functions that make and split them.
+
+A frame is one structure, a batch several of them concatenated. Floating-point fields are float64
+whatever the dtype of the model; geometry is always computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nequip_core.fields import (
+    ATOM_TYPE_KEY,
+    BATCH_KEY,
+    CELL_KEY,
+    EDGE_INDEX_KEY,
+    NUM_NODES_KEY,
+    PBC_KEY,
+    POSITIONS_KEY,
+    get_field_type,
+    is_cartesian_tensor,
+    is_long,
+)
+
+__all__ = [
+    "Frame",
+    "batched_from_list",
+    "detach_",
+    "frame_from_batched",
+    "from_dict",
+    "is_batched",
+    "num_edges",
+    "num_frames",
+    "num_nodes",
+    "to_",
+    "with_batch_",
+]
+
+Frame = dict[str, torch.Tensor]
+
+# Integer fields that stay rank 1: one number a row, no trailing axis.
+_RANK_ONE = frozenset({NUM_NODES_KEY, BATCH_KEY, "atomic_numbers", ATOM_TYPE_KEY})
+
+
+def from_dict(data: Mapping[str, Any]) -> Frame:
+    """Return a frame with tensors of the right dtype and shape.
+
+    Arrays, lists and numbers become float64 (int64 for integer fields); tensors keep their dtype.
+
+    Args:
+        data: fields by name; needs ``pos``, (N, 3), length.
+
+    Raises:
+        ValueError: ``pos`` is missing, ``cell`` comes without ``pbc``, or a shape does not fit.
+        TypeError: a value cannot become a tensor.
+    """
+    if POSITIONS_KEY not in data:
+        raise ValueError(f"a frame needs '{POSITIONS_KEY}', found only {sorted(data)}")
+    if CELL_KEY in data and data[CELL_KEY] is not None and data.get(PBC_KEY) is None:
+        raise ValueError(f"a frame with '{CELL_KEY}' needs '{PBC_KEY}' as well")
+    frame = {key: _as_tensor(key, value) for key, value in data.items() if value is not None}
+    if PBC_KEY not in frame:
+        frame[PBC_KEY] = torch.zeros(3, dtype=torch.bool)
+    if frame[PBC_KEY].numel() == 1:
+        frame[PBC_KEY] = frame[PBC_KEY].reshape(1).expand(3)
+    frame[PBC_KEY] = frame[PBC_KEY].reshape(-1, 3)
+    if CELL_KEY in frame:
+        frame[CELL_KEY] = frame[CELL_KEY].reshape(-1, 3, 3)
+    for key, value in frame.items():
+        frame[key] = _with_row_axis(key, value)
+    _check_rows(frame)
+    return {key: value.contiguous() for key, value in frame.items()}
+
+
+def _as_tensor(key: str, value: Any) -> torch.Tensor:
+    if key == PBC_KEY:
+        return torch.as_tensor(value, dtype=torch.bool)
+    if isinstance(value, torch.Tensor):
+        return value.long() if is_long(key) and not value.is_floating_point() else value
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"'{key}' cannot become a tensor: {error}") from error
+    if is_long(key):
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"'{key}' must hold integers, got {array.dtype}")
+        return torch.tensor(array, dtype=torch.int64)
+    if array.dtype.kind == "f":
+        return torch.tensor(array, dtype=torch.float64)
+    if array.dtype.kind in "iu" and isinstance(value, int | float | list | tuple):
+        return torch.tensor(array, dtype=torch.float64)
+    if array.dtype.kind in "iub":
+        return torch.tensor(array)
+    raise TypeError(f"'{key}' has the unsupported type {type(value).__name__} ({array.dtype})")
+
+
+def _with_row_axis(key: str, value: torch.Tensor) -> torch.Tensor:
+    kind = get_field_type(key, error_on_unregistered=False)
+    if kind is None:
+        return value
+    if is_cartesian_tensor(key):
+        return value.reshape(-1, 3, 3)
+    if value.dim() == 0:
+        value = value.reshape(1)
+    if value.dim() == 1 and key not in _RANK_ONE:
+        return value.unsqueeze(-1)
+    return value
+
+
+def _check_rows(frame: Frame) -> None:
+    rows = {"graph": num_frames(frame), "node": num_nodes(frame), "edge": num_edges(frame)}
+    for key, value in frame.items():
+        kind = get_field_type(key, error_on_unregistered=False)
+        if kind is None or (kind == "edge" and EDGE_INDEX_KEY not in frame):
+            continue
+        if value.shape[0] != rows[kind]:
+            raise ValueError(
+                f"{kind} field '{key}' has shape {tuple(value.shape)}, expected {rows[kind]} rows"
+            )
+    if frame[POSITIONS_KEY].shape[1:] != (3,):
+        raise ValueError(f"'pos' must have shape (N, 3), got {tuple(frame[POSITIONS_KEY].shape)}")
+
+
+def num_frames(data: Frame) -> int:
+    """Return the number of frames; 1 for a frame without batch fields."""
+    return int(data[NUM_NODES_KEY].shape[0]) if NUM_NODES_KEY in data else 1
+
+
+def num_nodes(data: Frame) -> int:
+    """Return the number of atoms."""
+    return int(data[POSITIONS_KEY if POSITIONS_KEY in data else ATOM_TYPE_KEY].shape[0])
+
+
+def num_edges(data: Frame) -> int:
+    """Return the number of edges; 0 without a neighbor list."""
+    return int(data[EDGE_INDEX_KEY].shape[1]) if EDGE_INDEX_KEY in data else 0
+
+
+def is_batched(data: Frame) -> bool:
+    """Return whether the batch fields are present."""
+    return BATCH_KEY in data
+
+
+def with_batch_(data: Frame) -> Frame:
+    """Add the batch fields of a single frame in place and return it; no-op when present."""
+    if BATCH_KEY not in data:
+        positions = data[POSITIONS_KEY]
+        count = positions.shape[0]
+        data[BATCH_KEY] = torch.zeros(count, dtype=torch.int64, device=positions.device)
+        data[NUM_NODES_KEY] = torch.full((1,), count, dtype=torch.int64, device=positions.device)
+    return data
+
+
+def to_(data: Frame, device: torch.device | str) -> Frame:
+    """Move every field to `device` in place and return the same dictionary."""
+    for key, value in data.items():
+        data[key] = value.to(device=device)
+    return data
+
+
+def detach_(data: Frame) -> Frame:
+    """Detach every field from autograd in place and return the same dictionary."""
+    for key, value in data.items():
+        data[key] = value.detach()
+    return data
+
+
+def batched_from_list(frames: Sequence[Frame]) -> Frame:
+    """Return one batch of several frames or batches.
+
+    Args:
+        frames: at least one frame; all must have the same fields.
+
+    Raises:
+        RuntimeError: the list is empty, or the fields differ.
+        KeyError: a field is not registered, so its kind is unknown.
+    """
+    if len(frames) == 0:
+        raise RuntimeError("cannot make a batch of an empty list of frames")
+    frames = [with_batch_(dict(frame)) for frame in frames]
+    if len(frames) == 1:
+        return frames[0]
+    keys = set(frames[0])
+    for index, frame in enumerate(frames):
+        if set(frame) != keys:
+            missing, extra = sorted(keys - set(frame)), sorted(set(frame) - keys)
+            raise RuntimeError(
+                f"frames of a batch must have the same fields: against frame 0, frame {index} "
+                f"lacks {missing} and adds {extra}"
+            )
+    node_offsets = np.cumsum([0] + [num_nodes(frame) for frame in frames[:-1]]).tolist()
+    frame_offsets = np.cumsum([0] + [num_frames(frame) for frame in frames[:-1]]).tolist()
+    batch: Frame = {}
+    for key in frames[0]:
+        values = [frame[key] for frame in frames]
+        if EDGE_INDEX_KEY in key:
+            shifted = [v + o for v, o in zip(values, node_offsets, strict=True)]
+            batch[key] = torch.cat(shifted, dim=1)
+        elif key == BATCH_KEY:
+            batch[key] = torch.cat([v + o for v, o in zip(values, frame_offsets, strict=True)])
+        else:
+            get_field_type(key)
+            batch[key] = torch.cat(values, dim=0)
+    return batch
+
+
+def frame_from_batched(data: Frame, index: int) -> Frame:
+    """Return frame `index` of a batch, without the other frames' rows.
+
+    Raises:
+        IndexError: the batch has no such frame.
+        KeyError: a field is not registered.
+    """
+    frames = num_frames(data)
+    if not 0 <= index < frames:
+        raise IndexError(f"frame {index} of a batch of {frames} frames")
+    if not is_batched(data) or frames == 1:
+        return data
+    nodes = data[BATCH_KEY] == index
+    edges = data[BATCH_KEY][data[EDGE_INDEX_KEY][0]] == index if EDGE_INDEX_KEY in data else None
+    offset = int(data[NUM_NODES_KEY][:index].sum())
+    frame: Frame = {}
+    for key, value in data.items():
+        if EDGE_INDEX_KEY in key:
+            frame[key] = value[:, edges] - offset
+        elif key == BATCH_KEY:
+            frame[key] = torch.zeros_like(value[nodes])
+        else:
+            kind = get_field_type(key)
+            if kind == "graph":
+                frame[key] = value[index : index + 1]
+            else:
+                frame[key] = value[nodes if kind == "node" else edges]
+    return {key: value for key, value in frame.items() if value.numel() or EDGE_INDEX_KEY in key}

@@ -1,0 +1,111 @@
+"""Entry points: how one distribution offers something to another without being imported by it.
+
+| group | an entry loads to | asked by |
+|---|---|---|
+| `nequip.model_loaders` | a function ``(path) -> SavedModel``; the entry's name is the file suffix without its dot | `nequip_core.saved_model` |
+| `nequip.neighbor_backends` | a function, see `nequip_core.neighbors` | `nequip_core.neighbors` |
+| `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
+| `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
+| `nequip.extension` | a top-level module, imported on demand | `nequip-train`, `nequip-package` |
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+from typing import Any
+
+from nequip_core.errors import PluginError, closest
+
+__all__ = [
+    "COMPILE_TARGETS",
+    "EXTENSIONS",
+    "MODEL_LOADERS",
+    "NEIGHBOR_BACKENDS",
+    "PACKAGING",
+    "import_extensions",
+    "load_plugin",
+    "plugin_names",
+]
+
+COMPILE_TARGETS = "nequip.compile_targets"
+EXTENSIONS = "nequip.extension"
+MODEL_LOADERS = "nequip.model_loaders"
+NEIGHBOR_BACKENDS = "nequip.neighbor_backends"
+PACKAGING = "nequip.packaging"
+
+
+def _distribution(entry: importlib.metadata.EntryPoint) -> str:
+    return f"{entry.dist.name}=={entry.dist.version}" if entry.dist else "an unknown distribution"
+
+
+def _entries(group: str) -> list[importlib.metadata.EntryPoint]:
+    """Return the entry points of `group`, sorted by distribution then name, each once."""
+    found = sorted(
+        importlib.metadata.entry_points(group=group), key=lambda e: (_distribution(e), e.name)
+    )
+    # A distribution installed twice on sys.path (editable and wheel) lists its entries twice.
+    unique = {(e.name, e.value, e.dist.name if e.dist else ""): e for e in found}
+    return list(unique.values())
+
+
+def plugin_names(group: str) -> list[str]:
+    """Return the names offered in `group`, sorted, without importing any of them."""
+    return sorted({entry.name for entry in _entries(group)})
+
+
+def load_plugin(group: str, name: str, hint: str = "") -> Any:
+    """Import and return what `name` stands for in `group`.
+
+    Args:
+        group: an entry-point group, e.g. ``nequip.compile_targets``.
+        name: the name of one entry.
+        hint: what to do if the name is unknown, appended to the message.
+
+    Raises:
+        PluginError: the name is unknown, is offered by two distributions, or fails to import.
+    """
+    entries = [entry for entry in _entries(group) if entry.name == name]
+    if not entries:
+        known = plugin_names(group)
+        listed = ", ".join(known) if known else "none installed"
+        raise PluginError(
+            f"no '{name}' in entry-point group '{group}' (found: {listed})"
+            f"{closest(name, known)}{'. ' + hint if hint else ''}"
+        )
+    if len(entries) > 1:
+        owners = " and ".join(_distribution(entry) for entry in entries)
+        raise PluginError(
+            f"'{name}' of entry-point group '{group}' is offered by {owners}; uninstall one of them"
+        )
+    try:
+        return entries[0].load()
+    except Exception as error:
+        raise PluginError(
+            f"'{name}' of entry-point group '{group}' from {_distribution(entries[0])} "
+            f"does not import ({type(error).__name__}: {error})"
+        ) from error
+
+
+def import_extensions(skip: Iterable[str] = ()) -> list[str]:
+    """Import every installed extension package and return their top-level module names.
+
+    Args:
+        skip: module names to leave out.
+
+    Raises:
+        PluginError: an extension fails to import; the message names its distribution.
+    """
+    modules = []
+    for entry in _entries(EXTENSIONS):
+        if entry.value in skip or entry.value in modules:
+            continue
+        try:
+            entry.load()
+        except Exception as error:
+            raise PluginError(
+                f"extension '{entry.value}' from {_distribution(entry)} does not import "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        modules.append(entry.value)
+    return modules
