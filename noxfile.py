@@ -1,0 +1,187 @@
+"""Every check of this repository as a session; `nox --list` shows them.
+
+Lists are data at the top, sessions below are short. The environment `workspace` (every
+distribution editable, plus tools) is made once and shared by the sessions that need all layers; the
+sessions that prove something about an installation (`imports`, `lean`, `parity`, `build`) have
+their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+# The venv backend and pip, not uv or conda: only they are present wherever Python is, and pip reads
+# the machine's own configuration, which decides between the CPU and the CUDA build of torch.
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "imports", "tests"]
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = ("-c", "tools/constraints/torch-2.13.0.txt")
+
+# Lowest layer first: pip installs and pytest runs in this order.
+DISTRIBUTIONS = (
+    "nequip-core",
+    "nequip-model",
+    "nequip-train",
+    "nequip-package",
+    "nequip-compile",
+    "nequip-integrations",
+    "nequip",
+)
+
+# Name of a suite -> its folder. Each runs in a process of its own, because torch keeps global state
+# (default dtype, compiler caches, thread counts) that one suite could leave behind for the next.
+SUITES = {
+    **{name: f"packages/{name}/tests" for name in DISTRIBUTIONS},
+    "contracts": "tests/contracts",
+    "golden": "tests/golden",
+    "e2e": "tests/e2e",
+}
+
+BUILD_BACKEND = ("hatchling>=1.26", "editables")
+TEST_TOOLS = ("pytest>=8", "pytest-benchmark", "hypothesis")
+LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
+# The graph of imports is read from source: the layers are installed without their dependencies.
+IMPORT_TOOLS = ("import-linter", "packaging")
+DEMO_TOOLS = ("matplotlib",)
+
+# The implementation whose numbers ours must reproduce. It owns the import name `nequip`, so this
+# environment has no facade.
+REFERENCE = "nequip==0.19.1"
+PARITY_LAYERS = ("nequip-core", "nequip-model")
+
+# The inference subset, as a user installs it: pip install "nequip-integrations[ase]".
+LEAN_LAYERS = {"nequip-core": "", "nequip-integrations": "[ase]"}
+
+
+def folders(*names: str) -> list[str]:
+    """Return the folders of these distributions as pip takes them."""
+    return [f"./packages/{name}" for name in names]
+
+
+def workspace_fingerprint() -> str:
+    """Return a digest of everything that decides what the shared environment holds."""
+    files = [ROOT / "noxfile.py", *sorted((ROOT / "packages").glob("*/pyproject.toml"))]
+    files += sorted((ROOT / "tools" / "constraints").glob("*.txt"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+@nox.session(reuse_venv=True, default=False)
+def workspace(session: nox.Session) -> None:
+    """Make the shared environment, or keep it if nothing it is made from has changed."""
+    stamp = Path(session.virtualenv.location) / "fingerprint"
+    if stamp.exists() and stamp.read_text() == workspace_fingerprint():
+        session.log("the shared environment is up to date")
+        return
+    editable = [part for folder in folders(*DISTRIBUTIONS) for part in ("-e", folder)]
+    session.install(*BUILD_BACKEND)
+    session.install(
+        *CONSTRAINTS,
+        "--no-build-isolation",  # one build backend instead of seven copies of it
+        *editable,
+        *TEST_TOOLS,
+        *LINT_TOOLS,
+        *DEMO_TOOLS,
+    )
+    stamp.write_text(workspace_fingerprint())
+
+
+def run_in_workspace(session: nox.Session, *command: str) -> None:
+    """Run ``python COMMAND`` with the interpreter, and the commands, of the shared environment."""
+    scripts = ROOT / ".nox" / "workspace" / "bin"
+    session.env["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    session.run(str(scripts / "python"), *command, external=True)
+
+
+@nox.session(python=False, requires=["workspace"])
+@nox.parametrize("suite", [nox.param(name, id=name) for name in SUITES])
+def tests(session: nox.Session, suite: str) -> None:
+    """Run one suite, `nox -s "tests(nequip-core)"`, or all of them, `nox -s tests`."""
+    run_in_workspace(
+        session, "-m", "pytest", "-c", "pyproject.toml", SUITES[suite], *session.posargs
+    )
+
+
+@nox.session(python=False, requires=["workspace"])
+def lint(session: nox.Session) -> None:
+    """Check style, format and types. Types need the real torch, hence the shared environment."""
+    run_in_workspace(session, "-m", "ruff", "check", ".")
+    run_in_workspace(session, "-m", "ruff", "format", "--check", ".")
+    sources = [f"packages/{name}/src" for name in DISTRIBUTIONS]
+    session.env["MYPYPATH"] = os.pathsep.join(str(ROOT / source) for source in sources)
+    packages = [part for name in DISTRIBUTIONS for part in ("-p", name.replace("-", "_"))]
+    run_in_workspace(session, "-m", "mypy", *packages)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check the arrows between layers, declared dependencies, and the rules of the house."""
+    session.install(*CONSTRAINTS, *IMPORT_TOOLS, *BUILD_BACKEND)
+    editable = [part for folder in folders(*DISTRIBUTIONS) for part in ("-e", folder)]
+    session.install("--no-deps", "--no-build-isolation", *editable)
+    session.run("lint-imports", "--no-cache")
+    session.run("python", "tools/check_dependencies.py")
+    session.run("python", "tools/check_house.py")
+
+
+@nox.session
+def lean(session: nox.Session) -> None:
+    """Run a golden package with ASE from the wheels of the inference subset and nothing else."""
+    wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    session.run(
+        "python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), *folders(*LEAN_LAYERS)
+    )
+    requirements = []
+    for name, extra in LEAN_LAYERS.items():
+        (wheel,) = wheels.glob(f"{name.replace('-', '_')}-*.whl")
+        requirements.append(f"{wheel}{extra}")
+    session.install(*CONSTRAINTS, *requirements)
+    # Isolated mode: neither the checkout nor PYTHONPATH can lend a module.
+    session.run("python", "-I", "tools/check_lean.py", "tests/golden")
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Compare numbers with the reference implementation, installed beside our layers."""
+    session.install(*CONSTRAINTS, REFERENCE, "pytest>=8", *folders(*PARITY_LAYERS))
+    session.run("pytest", "-c", "pyproject.toml", "tests/parity", *session.posargs)
+
+
+@nox.session(python=False, requires=["workspace"])
+def demo(session: nox.Session) -> None:
+    """Train, test, package, compile and simulate on data made here; writes demo-output/."""
+    run_in_workspace(session, "tools/demo/run.py", *session.posargs)
+
+
+@nox.session(python=False, requires=["workspace"])
+def bench(session: nox.Session) -> None:
+    """Measure speed; never part of CI, because a shared machine's clock proves nothing."""
+    run_in_workspace(
+        session, "-m", "pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs
+    )
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build every wheel from its sdist, look inside, and import each from a clean environment."""
+    output = ROOT / "dist"
+    shutil.rmtree(output, ignore_errors=True)
+    session.install("build", *BUILD_BACKEND)
+    for folder in folders(*DISTRIBUTIONS):
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(output), folder)
+    session.run("python", "tools/check_archives.py", str(output))
+    clean = Path(session.create_tmp()) / "clean"
+    session.run("python", "-m", "venv", "--clear", str(clean))
+    python = str(clean / "bin" / "python")
+    wheels = [str(wheel) for wheel in sorted(output.glob("*.whl"))]
+    session.run(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wheels, external=True)
+    for name in DISTRIBUTIONS:
+        session.run(python, "-I", "-c", f"import {name.replace('-', '_')}", external=True)
