@@ -1,0 +1,83 @@
+"""Saved models of every kind, behind one function: ``.ckpt``, ``.nequip.zip``, and plugins'."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nequip_core.errors import ConfigError, FileFormatError, MissingDependencyError, closest
+from nequip_core.files import require_file
+from nequip_core.plugins import MODEL_LOADERS, load_plugin, plugin_names
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SOLE_MODEL", "SavedModel", "load_saved_model", "select_model"]
+
+SOLE_MODEL = "sole_model"
+"""The name of the model where there is only one."""
+
+# Suffixes of loaders that live in other distributions of this project.
+_PROVIDERS = {"ckpt": "nequip-model"}
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a saved file holds.
+
+    Attributes:
+        models: name -> graph model, in eval mode, on CPU, with the weights for prediction (the
+            exponential moving average where the training kept one).
+        config: the training config as plain containers, without versions.
+        versions: distribution or library -> version with which the file was written.
+        source: the file.
+    """
+
+    models: torch.nn.ModuleDict
+    config: dict[str, Any]
+    versions: dict[str, str]
+    source: Path
+
+
+def load_saved_model(path: str | os.PathLike[str]) -> SavedModel:
+    """Return the models of a saved file; its name's ending says which loader reads it.
+
+    Args:
+        path: a file whose name ends in ``.`` and an entry name of `nequip.model_loaders`.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: no loader reads files of that ending, or the file is not what it claims.
+        MissingDependencyError: the loader's distribution is not installed.
+        PluginError: the loader does not import.
+    """
+    name = Path(path).name
+    known = plugin_names(MODEL_LOADERS)
+    fitting = [suffix for suffix in {*known, *_PROVIDERS} if name.endswith(f".{suffix}")]
+    if not fitting:
+        endings = ", ".join(f".{suffix}" for suffix in sorted({*known, *_PROVIDERS}))
+        raise FileFormatError(f"'{path}' is no saved model: its name must end in one of {endings}")
+    suffix = max(fitting, key=len)
+    found = require_file(path, "saved model")
+    if suffix not in known:
+        raise MissingDependencyError(
+            f"reading '{path}' needs {_PROVIDERS[suffix]}, which is not installed: "
+            f"pip install {_PROVIDERS[suffix]}"
+        )
+    return load_plugin(MODEL_LOADERS, suffix)(found)
+
+
+def select_model(saved: SavedModel, name: str = SOLE_MODEL) -> torch.nn.Module:
+    """Return one model of a saved file.
+
+    Raises:
+        ConfigError: the file has no model of that name.
+    """
+    if name not in saved.models:
+        names = list(saved.models)
+        raise ConfigError(
+            f"'{saved.source}' has no model '{name}', only {names}{closest(name, names)}"
+        )
+    return saved.models[name]
