@@ -88,6 +88,7 @@ def workspace(session: nox.Session) -> None:
         *editable,
         *TEST_TOOLS,
         *LINT_TOOLS,
+        *IMPORT_TOOLS,
         *DEMO_TOOLS,
     )
     stamp.write_text(workspace_fingerprint())

@@ -1,0 +1,78 @@
+"""The import contracts of pyproject.toml can fail: each forbidden arrow is drawn and reported."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+    "root_packages"
+]
+CORE_MODULES = ("ase_conversion",)  # named by an ignored import, so it has to exist
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    """Return a folder with the layers' names, empty modules, and the real contracts."""
+    for name in LAYERS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    # Named by an ignored import, so it has to exist.
+    (tmp_path / "nequip_core" / "ase_conversion.py").write_text("import ase\n")
+    (tmp_path / "nequip_model" / "nn").mkdir()
+    (tmp_path / "nequip_model" / "nn" / "__init__.py").touch()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    # `-c` puts the working directory first on sys.path: these layers, not the installed ones.
+    return subprocess.run(
+        [sys.executable, "-c", LINT, "--no-cache"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_distribution_is_under_contract() -> None:
+    found = {path.parent.name.replace("-", "_") for path in ROOT.glob("packages/*/pyproject.toml")}
+    assert found == set(LAYERS)
+
+
+def test_empty_layers_pass(layers: Path) -> None:
+    result = lint_imports(layers)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("nequip_core", "nequip_model"),
+        ("nequip_core", "e3nn"),
+        ("nequip_core", "omegaconf"),
+        ("nequip_core", "ase"),
+        ("nequip_model", "nequip_train"),
+        ("nequip_model", "lightning"),
+        ("nequip_package", "nequip_model"),
+        ("nequip_package", "nequip_compile"),
+        ("nequip_compile", "nequip_model"),
+        ("nequip_integrations", "nequip_package"),
+        ("nequip_integrations", "e3nn"),
+        ("nequip_train", "nequip_package"),
+        ("nequip", "nequip_train"),
+    ],
+)
+def test_forbidden_arrow_is_reported(layers: Path, importer: str, imported: str) -> None:
+    (layers / importer / "arrow.py").write_text(f"def late():\n    import {imported}\n")
+    result = lint_imports(layers)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert f"{importer}.arrow" in result.stdout
