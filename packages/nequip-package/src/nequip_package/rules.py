@@ -1,0 +1,61 @@
+"""The packaging rules in force: those of every installed distribution, taken together."""
+
+from __future__ import annotations
+
+from nequip_core.archive.rules import PackagingRules, registered_rules
+from nequip_core.errors import PackagingError, PluginError
+from nequip_core.plugins import PACKAGING, import_extensions, load_plugin, plugin_names
+
+__all__ = ["collect_rules", "merge_rules"]
+
+
+def collect_rules() -> PackagingRules:
+    """Return the union of all rules: entry points, extension packages, registered libraries.
+
+    Every extension package is internal, and is imported so that it can register libraries.
+
+    Raises:
+        PluginError: an entry of `nequip.packaging` does not load to `PackagingRules`.
+        PackagingError: two rules contradict each other.
+    """
+    sources: dict[str, PackagingRules] = {}
+    for name in plugin_names(PACKAGING):
+        rules = load_plugin(PACKAGING, name)
+        if not isinstance(rules, PackagingRules):
+            raise PluginError(
+                f"'{name}' of entry-point group '{PACKAGING}' must be PackagingRules, "
+                f"found {type(rules).__name__}"
+            )
+        sources[f"entry point '{name}'"] = rules
+    for module in import_extensions():
+        sources[f"extension package '{module}'"] = PackagingRules(
+            internal=(module.partition(".")[0],)
+        )
+    sources["register_libraries_as_external_for_packaging"] = registered_rules()
+    return merge_rules(sources)
+
+
+def merge_rules(sources: dict[str, PackagingRules]) -> PackagingRules:
+    """Return the union of `sources`, sorted.
+
+    Args:
+        sources: who declares -> what is declared.
+
+    Raises:
+        PackagingError: a module is declared in two categories; the message names both declarers.
+    """
+    declared: dict[str, tuple[str, str]] = {}
+    for owner, rules in sources.items():
+        for category in ("internal", "external", "mock"):
+            for module in getattr(rules, category):
+                known, known_owner = declared.setdefault(module, (category, owner))
+                if known != category:
+                    raise PackagingError(
+                        f"'{module}' is declared {known} for packaging by {known_owner} and "
+                        f"{category} by {owner}; it can be only one of them"
+                    )
+
+    def of(category: str) -> tuple[str, ...]:
+        return tuple(sorted(name for name, (kind, _) in declared.items() if kind == category))
+
+    return PackagingRules(internal=of("internal"), external=of("external"), mock=of("mock"))
