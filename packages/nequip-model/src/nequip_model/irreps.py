@@ -1,0 +1,148 @@
+"""Which irreps flow through a network: layouts, reachability, paths and couplings.
+
+This is construction only; e3nn supplies the notation and the coupling coefficients. Nothing here
+is needed to run a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nequip_core.errors import ConfigError
+from nequip_model.nn.convolution import Path
+from nequip_model.nn.layout import Block, Layout
+
+__all__ = [
+    "LayerIrreps",
+    "coupling",
+    "hidden_layout",
+    "layer_irreps",
+    "parse_irreps",
+]
+
+
+def parse_irreps(irreps: object) -> Layout:
+    """Return the layout of e3nn notation such as ``32x0e + 16x1o``.
+
+    Raises:
+        ConfigError: the notation is wrong.
+    """
+    from e3nn.o3 import Irreps
+
+    try:
+        return Layout((mul, ir.l, ir.p) for mul, ir in Irreps(irreps))
+    except (ValueError, AssertionError, TypeError) as error:
+        raise ConfigError(f"not a valid irreps notation: {irreps!r} ({error})") from error
+
+
+def coupling(l_in: int, l_sh: int, l_out: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return sqrt(2 l_out + 1) times the Wigner 3j symbols, (2l_in+1, 2l_sh+1, 2l_out+1).
+
+    The phase and axis convention of e3nn.
+    """
+    from e3nn.o3 import wigner_3j
+
+    symbols = wigner_3j(l_in, l_sh, l_out, dtype=torch.float64)
+    return (math.sqrt(2 * l_out + 1) * symbols).to(dtype)
+
+
+def hidden_layout(l_max: int, parity: bool, num_features: Sequence[int]) -> Layout:
+    """Return the hidden features: `num_features[l]` channels of each irrep up to `l_max`.
+
+    Args:
+        l_max: highest degree.
+        parity: both parities of each degree, or only that of the harmonics, (-1)^l.
+        num_features: channels by degree, l_max + 1 numbers.
+    """
+    parities = {l: (1, -1) if parity else ((-1) ** l,) for l in range(l_max + 1)}
+    return Layout((num_features[l], l, p) for l in range(l_max + 1) for p in parities[l])
+
+
+def _merge(blocks: Iterable[Block]) -> list[Block]:
+    """Join neighbouring blocks of the same irrep."""
+    merged: list[Block] = []
+    for channels, l, p in blocks:
+        if merged and merged[-1][1:] == (l, p):
+            merged[-1] = (merged[-1][0] + channels, l, p)
+        else:
+            merged.append((channels, l, p))
+    return merged
+
+
+def _sorted(blocks: Iterable[Block]) -> list[Block]:
+    """Return blocks by degree, odd before even; stable."""
+    return sorted(blocks, key=lambda block: block[1:])
+
+
+@dataclass(frozen=True)
+class LayerIrreps:
+    """The layouts of one interaction layer.
+
+    Attributes:
+        scalars: kept scalars, in output order.
+        gate_parity: parity of the gate scalars.
+        gated: gated irreps, in output order.
+        mixed: input of the gate: scalars, gates and gated irreps, sorted and merged.
+        paths: of the convolution, sorted by input block.
+        convolved: output of the convolution, sorted and merged.
+    """
+
+    scalars: tuple[Block, ...]
+    gate_parity: int
+    gated: tuple[Block, ...]
+    mixed: Layout
+    paths: tuple[Path, ...]
+    convolved: Layout
+
+
+def layer_irreps(layout_in: Layout, l_max: int, target: Layout) -> LayerIrreps:
+    """Return the irreps of a layer that turns `layout_in` into as much of `target` as is reachable.
+
+    An irrep is reachable if some input irrep couples to it with a harmonic of degree <= l_max,
+    whose parity is (-1)^l.
+
+    Args:
+        layout_in: the layer's input features.
+        l_max: degree of the harmonics.
+        target: the wanted output features.
+
+    Raises:
+        ConfigError: nothing of the target is reachable.
+    """
+
+    def reachable(l: int, p: int) -> bool:
+        return any(
+            abs(l_in - l_sh) <= l <= l_in + l_sh and p_in * (-1) ** l_sh == p
+            for _, l_in, p_in in layout_in.blocks
+            for l_sh in range(l_max + 1)
+        )
+
+    kept = [block for block in target.blocks if reachable(*block[1:])]
+    scalars = [block for block in kept if block[1] == 0]
+    gated = [block for block in kept if block[1] > 0]
+    if not kept:
+        raise ConfigError(f"none of the features {target} can be made from {layout_in}")
+    gate_parity = 1 if reachable(0, 1) else -1
+    gates = [(channels, 0, gate_parity) for channels, _, _ in gated]
+    mixed = Layout(_merge(_sorted([*_merge(scalars), *_merge(gates), *_merge(gated)])))
+    wanted = {block[1:] for block in mixed.blocks}
+    paths: list[Path] = []
+    for place, (_, l_in, p_in) in enumerate(layout_in.blocks):
+        for l_sh in range(l_max + 1):
+            for l_out in range(abs(l_in - l_sh), l_in + l_sh + 1):
+                p_out = p_in * (-1) ** l_sh
+                if (l_out, p_out) in wanted:
+                    paths.append((place, l_sh, l_out, p_out))
+    outputs = [(layout_in.blocks[place][0], l_out, p_out) for place, _, l_out, p_out in paths]
+    return LayerIrreps(
+        scalars=tuple(scalars),
+        gate_parity=gate_parity,
+        gated=tuple(gated),
+        mixed=mixed,
+        paths=tuple(paths),
+        convolved=Layout(_merge(_sorted(outputs))),
+    )

@@ -1,0 +1,130 @@
+"""The hot operation: gather, tensor product with the edge harmonics, radial weights, scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nequip_model.nn.layout import Layout
+
+__all__ = ["Convolution", "Path"]
+
+Path = tuple[int, int, int, int]
+"""(place of the input block, degree of the harmonics, output degree, output parity)."""
+
+
+class Convolution(torch.nn.Module):
+    """A[c, k, u] = sum over the edges e of centre c, with neighbour n, and over i and j, of
+    w[e, p, u] C[i, j, k] x[n, i, u] Y[e, j].
+
+    Every path p couples one input block with one degree of harmonics to one output irrep; channels
+    are not mixed. In the output, blocks of the same irrep are merged: the channels of its paths
+    stand side by side, in path order.
+
+    Args:
+        layout_in: layout of the node features.
+        paths: the paths, sorted by input block; the weights follow this order.
+        layout_out: the merged layout of the output.
+        couplings: one tensor a path, (2l_in+1, 2l_sh+1, 2l_out+1), dimensionless.
+        l_max: degree of the harmonics.
+    """  # noqa: D205
+
+    def __init__(
+        self,
+        layout_in: Layout,
+        paths: Sequence[Path],
+        layout_out: Layout,
+        couplings: Sequence[torch.Tensor],
+        l_max: int,
+    ) -> None:
+        super().__init__()
+        self.layout_in, self.layout_out = layout_in, layout_out
+        self.paths: tuple[Path, ...] = tuple(paths)
+        self.weight_numel = sum(layout_in.blocks[path[0]][0] for path in self.paths)
+        # places of the input blocks that take part, their paths, and components per block
+        self.inputs = sorted({path[0] for path in self.paths})
+        members = [[path for path in self.paths if path[0] == i] for i in self.inputs]
+        self.num_paths = [len(group) for group in members]
+        self.num_rows = [sum(2 * path[2] + 1 for path in group) for group in members]
+        self.register_buffer(
+            "coupling", self._coupling_matrix(couplings, (l_max + 1) ** 2), persistent=False
+        )
+        self.coupling: torch.Tensor
+        for place, group in enumerate(members):
+            rows = torch.tensor([2 * path[2] + 1 for path in group])
+            index = torch.repeat_interleave(torch.arange(len(group)), rows)
+            self.register_buffer(f"path_of_row_{place}", index, persistent=False)
+        self.register_buffer("order", self._output_order(members), persistent=False)
+        self.order: torch.Tensor
+
+    def _coupling_matrix(self, couplings: Sequence[torch.Tensor], num_sh: int) -> torch.Tensor:
+        """Return (L, sum over blocks of rows * (2l_in+1)): harmonics to all mixing matrices."""
+        columns = []
+        for i in self.inputs:
+            for path, coupling in zip(self.paths, couplings, strict=True):
+                if path[0] != i:
+                    continue
+                dim_in, dim_sh, dim_out = coupling.shape
+                block = coupling.new_zeros(num_sh, dim_out, dim_in)
+                start = path[1] ** 2
+                block[start : start + dim_sh] = coupling.permute(1, 2, 0)
+                columns.append(block.reshape(num_sh, -1))
+        return torch.cat(columns, dim=1).contiguous()
+
+    def _output_order(self, members: list[list[Path]]) -> torch.Tensor:
+        """Return for each column of the merged output its column before merging."""
+        start = 0
+        columns: dict[tuple[int, int], list[torch.Tensor]] = {}
+        for i, group in zip(self.inputs, members, strict=True):
+            channels = self.layout_in.blocks[i][0]
+            for _, _, degree, parity in group:
+                size = (2 * degree + 1) * channels
+                block = torch.arange(start, start + size).reshape(2 * degree + 1, channels)
+                columns.setdefault((degree, parity), []).append(block)
+                start += size
+        merged = [torch.cat(columns[l, p], dim=1).reshape(-1) for _, l, p in self.layout_out.blocks]
+        return torch.cat(merged)
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        weights: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the sums over each atom's edges, (N, layout_out.dim).
+
+        Args:
+            features: (N, layout_in.dim).
+            harmonics: (E, L).
+            weights: (E, weight_numel), path-major.
+            centre: (E,) atom that receives.
+            neighbour: (E,) atom that sends.
+        """
+        edges = harmonics.shape[0]
+        blocks = self.layout_in.split(features.index_select(0, neighbour))
+        dims = [2 * self.layout_in.blocks[i][1] + 1 for i in self.inputs]
+        channels = [self.layout_in.blocks[i][0] for i in self.inputs]
+        mixing = torch.split(
+            harmonics @ self.coupling,
+            [rows * dim for rows, dim in zip(self.num_rows, dims, strict=True)],
+            dim=1,
+        )
+        radial = torch.split(
+            weights, [n * c for n, c in zip(self.num_paths, channels, strict=True)], dim=1
+        )
+        messages = []
+        for place, i in enumerate(self.inputs):
+            matrix = mixing[place].reshape(edges, self.num_rows[place], dims[place])
+            if dims[place] == 1:
+                message = matrix * blocks[i]
+            else:
+                message = torch.bmm(matrix, blocks[i])
+            weight = radial[place].reshape(edges, self.num_paths[place], channels[place])
+            rows = getattr(self, f"path_of_row_{place}")
+            messages.append((message * weight.index_select(1, rows)).reshape(edges, -1))
+        message = torch.cat(messages, dim=1)
+        summed = message.new_zeros((features.shape[0], message.shape[1]))
+        return summed.index_add(0, centre, message).index_select(1, self.order)
