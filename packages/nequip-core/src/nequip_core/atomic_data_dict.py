@@ -6,4 +6,4 @@ from nequip_core.frames import *  # noqa: F403
 from nequip_core.frames import Frame as Type
 from nequip_core.frames import __all__ as _frame_names
 
-__all__ = ["Type", *_field_names, *_frame_names]  # noqa: PLE0604
+__all__ = ["Type", *_field_names, *_frame_names]

@@ -63,7 +63,6 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "nequip.model": {
         "nequip_model.gnn": ("FullNequIPGNNModel", "NequIPGNNModel"),
         "nequip_model.builder": ("model_builder",),
-        "nequip_model.saved": ("ModelFromCheckpoint", "ModelFromPackage"),
     },
     "nequip.train": {
         "nequip_train.modules": ("EMALightningModule", "NequIPLightningModule"),

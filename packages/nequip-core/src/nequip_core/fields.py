@@ -52,7 +52,7 @@ __all__ = [
     "is_long",
     "register_fields",
 ]
-__all__ += list(_CONSTANTS)  # noqa: PLE0604 - the constants above
+__all__ += list(_CONSTANTS)
 
 _GRAPH_FIELDS: set[str] = {
     CELL_KEY,

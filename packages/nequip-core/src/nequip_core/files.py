@@ -30,7 +30,7 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder / target.name
-        os.replace(folder / target.name, target)
+        (folder / target.name).replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

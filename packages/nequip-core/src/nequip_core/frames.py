@@ -1,4 +1,4 @@
-"""Frames and batches: plain ``dict[str, torch.Tensor]``, and the functions that make and split them.
+"""Frames and batches: plain ``dict[str, torch.Tensor]``, and what makes and splits them.
 
 A frame is one structure, a batch several of them concatenated. Floating-point fields are float64
 whatever the dtype of the model; geometry is always computed in float64.

@@ -33,5 +33,7 @@ def model_tolerance(model_dtype: str) -> float:
     except ValueError:
         value = -1.0
     if not value > 0.0:
-        raise ConfigError(f"environment variable {variable} must be a positive number, got '{text}'")
+        raise ConfigError(
+            f"environment variable {variable} must be a positive number, got '{text}'"
+        )
     return value

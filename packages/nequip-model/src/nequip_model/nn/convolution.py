@@ -118,10 +118,8 @@ class Convolution(torch.nn.Module):
         messages = []
         for place, i in enumerate(self.inputs):
             matrix = mixing[place].reshape(edges, self.num_rows[place], dims[place])
-            if dims[place] == 1:
-                message = matrix * blocks[i]
-            else:
-                message = torch.bmm(matrix, blocks[i])
+            # One component in: an outer product, cheaper than as a matrix product.
+            message = matrix * blocks[i] if dims[place] == 1 else torch.bmm(matrix, blocks[i])
             weight = radial[place].reshape(edges, self.num_paths[place], channels[place])
             rows = getattr(self, f"path_of_row_{place}")
             messages.append((message * weight.index_select(1, rows)).reshape(edges, -1))

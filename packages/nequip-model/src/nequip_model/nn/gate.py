@@ -20,7 +20,7 @@ def _normalised(x: torch.Tensor, parity: int) -> torch.Tensor:
 
 
 class Gate(torch.nn.Module):
-    """Scalars through a nonlinearity; every other irrep times a gate, a nonlinear scalar of its own.
+    """Scalars through a nonlinearity; every other irrep times a nonlinear scalar of its own.
 
     In the input layout the scalars come before the gates within their block; the output is the
     scalars, then the gated irreps.

@@ -1,0 +1,161 @@
+"""Training checkpoints: reading them, and rebuilding the model they hold.
+
+A checkpoint is what Lightning writes during ``nequip-train``; it is read without Lightning, and
+without unpickling anything but tensors and plain containers. Its parts:
+
+- ``nequip_checkpoint_version``: integer, see `CHECKPOINT_VERSION`;
+- ``hyper_parameters``: the arguments of the training module, ``model`` among them (a config with
+  ``_target_``), and ``info_dict`` with the versions and the resolved config;
+- ``state_dict``: ``model.<model name>.<tensor>``; with an exponential moving average also
+  ``ema.ema_weight_<k>``, k counting ``model.parameters()``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from nequip_core.errors import ConfigError, FileFormatError
+from nequip_core.files import require_file, require_suffix
+from nequip_core.instantiate import instantiate
+from nequip_core.saved_model import SOLE_MODEL, SavedModel
+
+__all__ = [
+    "CHECKPOINT_VERSION",
+    "VERSION_KEY",
+    "build_models",
+    "load_checkpoint",
+    "load_model_weights",
+    "read_checkpoint",
+]
+
+CHECKPOINT_VERSION = 1
+"""The version written today; a reader refuses newer ones and upgrades older ones."""
+
+VERSION_KEY = "nequip_checkpoint_version"
+
+_MODEL_PREFIX = "model."
+_EMA_PREFIX = "ema.ema_weight_"
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return a checkpoint's content on CPU.
+
+    Args:
+        path: a ``.ckpt`` file.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it is not a checkpoint of ours, or one of a newer version.
+    """
+    found = require_file(require_suffix(path, ".ckpt", "checkpoint"), "checkpoint")
+    try:
+        content = torch.load(found, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as err:
+        raise FileFormatError(
+            f"'{found}' is not a checkpoint, or a damaged one: it does not load as tensors and "
+            f"plain containers ({str(err).splitlines()[0] if str(err) else type(err).__name__})"
+        ) from err
+    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= set(content):
+        raise FileFormatError(
+            f"'{found}' is not a training checkpoint: it has no 'state_dict' and 'hyper_parameters'"
+        )
+    version = content.get(VERSION_KEY)
+    if version is None:
+        raise FileFormatError(
+            f"'{found}' is not a checkpoint of nequip-train: it lacks '{VERSION_KEY}'"
+        )
+    if version > CHECKPOINT_VERSION:
+        raise FileFormatError(
+            f"'{found}' has checkpoint version {version}, this nequip-model reads up to "
+            f"{CHECKPOINT_VERSION}; install a newer nequip-model"
+        )
+    if not isinstance(content["hyper_parameters"].get("model"), dict):
+        raise FileFormatError(f"'{found}' holds no model config in 'hyper_parameters'")
+    return content
+
+
+def build_models(config: Mapping[str, Any]) -> torch.nn.ModuleDict:
+    """Return the models of a config by name; a lone model is named ``sole_model``.
+
+    Args:
+        config: the ``model`` section: a mapping with ``_target_``.
+
+    Raises:
+        ConfigError: the target does not build a graph model, or models with different types.
+    """
+    built = instantiate(config)
+    models = built if isinstance(built, torch.nn.ModuleDict) else {SOLE_MODEL: built}
+    for name, model in models.items():
+        if not getattr(model, "is_graph_model", False):
+            raise ConfigError(
+                f"{config['_target_']} must build a graph model, got {type(model).__name__} "
+                f"for '{name}'; decorate the builder with nequip.model.model_builder"
+            )
+    type_names = {name: list(model.type_names) for name, model in models.items()}
+    if len({tuple(names) for names in type_names.values()}) != 1:
+        raise ConfigError(f"models of one file must have the same type_names, got {type_names}")
+    return torch.nn.ModuleDict(models)
+
+
+def load_model_weights(models: torch.nn.ModuleDict, state: Mapping[str, torch.Tensor]) -> None:
+    """Load the weights for prediction in place: the moving average where there is one.
+
+    Args:
+        models: as `build_models` returns them.
+        state: ``state_dict`` of a checkpoint.
+
+    Raises:
+        FileFormatError: tensors are missing, left over or of another shape.
+    """
+    own = {
+        key.removeprefix(_MODEL_PREFIX): value
+        for key, value in state.items()
+        if key.startswith(_MODEL_PREFIX)
+    }
+    try:
+        models.load_state_dict(own, strict=True)
+    except RuntimeError as error:
+        raise FileFormatError(f"the checkpoint's weights do not fit its model: {error}") from error
+    averages = {
+        int(key.removeprefix(_EMA_PREFIX)): value
+        for key, value in state.items()
+        if key.startswith(_EMA_PREFIX)
+    }
+    if not averages:
+        return
+    parameters = list(models.parameters())
+    if sorted(averages) != list(range(len(parameters))):
+        raise FileFormatError(
+            f"the checkpoint has {len(averages)} averaged weights, its model {len(parameters)}"
+        )
+    with torch.no_grad():
+        for index, value in averages.items():
+            parameters[index].copy_(value)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> SavedModel:
+    """Return the models of a checkpoint with their weights for prediction, in eval mode, on CPU.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it is not a checkpoint of ours, or its weights do not fit its model.
+        ConfigError: its model cannot be built by what is installed.
+    """
+    content = read_checkpoint(path)
+    hyper_parameters = content["hyper_parameters"]
+    models = build_models(hyper_parameters["model"])
+    load_model_weights(models, content["state_dict"])
+    info = dict(hyper_parameters.get("info_dict") or {})
+    versions = {key: str(value) for key, value in (info.pop("versions", None) or {}).items()}
+    return SavedModel(
+        models=models.eval(),
+        config=info,
+        versions=versions,
+        source=require_file(path, "checkpoint"),
+    )
