@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -14,12 +14,9 @@ from nequip_core.errors import PackagingError
 from nequip_core.saved_model import SavedModel
 from nequip_package._version import __version__
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = ["config_text", "metadata_text", "package_metadata"]
 
-_LAYERS = ("nequip-core", "nequip-model", "nequip-package", "e3nn")
+_LIBRARIES = ("torch", "nequip-core", "nequip-model", "nequip-package", "e3nn")
 _ATTRIBUTES = ("type_names", "model_dtype", "r_max", "metadata")
 
 
@@ -33,15 +30,12 @@ def package_metadata(saved: SavedModel, rules: PackagingRules) -> dict[str, Any]
     Raises:
         PackagingError: there is no model, or the first one is no graph model.
     """
-    import torch
-
     model = _first_model(saved)
-    found = {name: installed_version(name) for name in _LAYERS}
+    installed = {name: installed_version(name) for name in _LIBRARIES}
     metadata = {
         "package_version_id": CURRENT_FORMAT,
         "versions": {
-            "torch": str(torch.__version__),
-            **{name: version for name, version in found.items() if version},
+            **{name: version for name, version in installed.items() if version},
             "python": platform.python_version(),
         },
         "external_modules": {name: installed_version(name) for name in rules.external},
@@ -97,7 +91,7 @@ def installed_version(module: str) -> str | None:
         return None
 
 
-def _first_model(saved: SavedModel) -> torch.nn.Module:
+def _first_model(saved: SavedModel) -> Any:
     for name, model in saved.models.items():
         missing = [attribute for attribute in _ATTRIBUTES if not hasattr(model, attribute)]
         if missing or not getattr(model, "is_graph_model", False):

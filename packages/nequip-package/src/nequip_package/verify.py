@@ -37,7 +37,7 @@ def verify_package(path: str | os.PathLike[str], saved: SavedModel, example: Fra
             f"expected {sorted(saved.models)}"
         )
     for name, model in saved.models.items():
-        tolerance = model_tolerance(model.model_dtype)
+        tolerance = model_tolerance(str(model.model_dtype))
         expected = model(dict(example))
         found = packaged.models[name](stored)
         if set(found) != set(expected):
