@@ -102,8 +102,8 @@ def plot_drift(trajectory: Trajectory, file: Path) -> None:
         upper.set_ylim(-1.3 * DRIFT_LIMIT, 1.3 * DRIFT_LIMIT)
         upper.set_ylabel("change (meV/atom)")
         upper.set_title(
-            f"Total energy: drift {trajectory.drift:+.3f} meV/atom, "
-            f"largest deviation {trajectory.largest_deviation:.3f} (shaded: allowed)"
+            f"Total energy: drift {trajectory.drift:+.4f} meV/atom, "
+            f"largest deviation {trajectory.largest_deviation:.4f} (shaded: allowed)"
         )
         lower.plot(trajectory.time, trajectory.temperature, color=ORANGE, linewidth=0.8)
         lower.set_ylabel("temperature (K)")
