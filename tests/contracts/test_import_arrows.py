@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
-    "root_packages"
-]
-CORE_MODULES = ("ase_conversion",)  # named by an ignored import, so it has to exist
+TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+LAYERS = TOOLS["importlinter"]["root_packages"]
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 
