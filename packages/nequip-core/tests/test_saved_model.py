@@ -61,3 +61,15 @@ def test_models_are_selected_by_name(tmp_path: Path) -> None:
     assert select_model(saved) is models["sole_model"]
     with pytest.raises(ConfigError, match=r"no model 'sole'.*\['sole_model'\]"):
         select_model(saved, "sole")
+
+
+def test_error_of_the_operating_system_is_reported_as_a_bad_file(
+    loaders: dict[str, object], tmp_path: Path
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(22, "Invalid argument")
+
+    loaders["ckpt"] = fail
+    (tmp_path / "a.ckpt").touch()
+    with pytest.raises(FileFormatError, match=r"a\.ckpt.*a damaged one.*Invalid argument"):
+        load_saved_model(tmp_path / "a.ckpt")

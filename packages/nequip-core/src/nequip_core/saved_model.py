@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nequip_core.errors import ConfigError, FileFormatError, MissingDependencyError, closest
+from nequip_core.errors import (
+    ConfigError,
+    FileFormatError,
+    MissingDependencyError,
+    NequIPError,
+    closest,
+)
 from nequip_core.files import require_file
 from nequip_core.plugins import MODEL_LOADERS, load_plugin, plugin_names
 
@@ -66,7 +72,16 @@ def load_saved_model(path: str | os.PathLike[str]) -> SavedModel:
             f"reading '{path}' needs {_PROVIDERS[suffix]}, which is not installed: "
             f"pip install {_PROVIDERS[suffix]}"
         )
-    return load_plugin(MODEL_LOADERS, suffix)(found)
+    loader = load_plugin(MODEL_LOADERS, suffix)
+    try:
+        return loader(found)
+    except NequIPError:
+        raise
+    except OSError as error:
+        # torch reports some truncated files as errors of the operating system.
+        raise FileFormatError(
+            f"'{found}' is not a saved model, or a damaged one, or cannot be read: {error}"
+        ) from error
 
 
 def select_model(saved: SavedModel, name: str = SOLE_MODEL) -> torch.nn.Module:

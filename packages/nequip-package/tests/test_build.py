@@ -1,0 +1,286 @@
+"""What a package holds, and that it predicts what the model predicts, on its own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import linecache
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import nequip_package.build
+from nequip_core.archive.reader import PackageReader
+from nequip_core.archive.rules import PackagingRules
+from nequip_core.archive.snapshot import load_example_data, load_package
+from nequip_core.errors import FileFormatError, PackagingError
+from nequip_core.saved_model import SavedModel
+from nequip_core.synthetic import synthetic_frame
+from nequip_model.checkpoint import build_models
+from nequip_package.build import build_package
+from nequip_package.rules import collect_rules
+
+EXPECTED = Path(__file__).parent / "expected"
+# Loads a package where importing the model code, e3nn or the writer fails, and prints predictions.
+LOAD_ALONE = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("nequip_model", "e3nn", "nequip_package", "nequip"):
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from nequip_core.archive.snapshot import load_example_data, load_package
+from nequip_core.saved_model import load_saved_model
+
+model = load_saved_model(sys.argv[1]).models["sole_model"]
+out = model(load_example_data(sys.argv[1]))
+fields = ("total_energy", "atomic_energy", "forces", "stress", "virial")
+print(json.dumps({key: out[key].tolist() for key in fields}))
+"""
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def test_package_predicts_the_same_without_the_model_code(saved: SavedModel, package: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LOAD_ALONE, str(package)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(result.stdout)
+    expected = saved.models["sole_model"](load_example_data(package))
+    assert torch.linalg.norm(expected["forces"]) > 1e-3
+    for key, value in found.items():
+        torch.testing.assert_close(
+            torch.tensor(value, dtype=torch.float64), expected[key].detach(), rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("kind", ["interned", "extern"])
+def test_modules_of_the_archive_are_the_recorded_ones(package: Path, kind: str) -> None:
+    reader = PackageReader(package)
+    modules = reader.sources() if kind == "interned" else reader.extern_modules
+    recorded = (EXPECTED / f"{kind}_modules.txt").read_text().splitlines()
+    assert sorted(modules) == recorded, f"if this is intended, update expected/{kind}_modules.txt"
+
+
+def test_archive_needs_nothing_but_torch_and_the_standard_library(package: Path) -> None:
+    tops = {name.partition(".")[0] for name in PackageReader(package).extern_modules}
+    assert tops - sys.stdlib_module_names == {"torch"}
+
+
+def test_members_are_those_of_format_two(package: Path) -> None:
+    reader = PackageReader(package)
+    assert reader.format_version == 2
+    assert reader.root == "small.nequip"
+    names = {name.removeprefix("small.nequip/") for _, name in reader.members()}
+    assert {name for name in names if name.startswith("model/")} == {
+        "model/config.yaml",
+        "model/eager_model.pkl",
+        "model/example_data.pkl",
+        "model/package_metadata.txt",
+    }
+
+
+def test_metadata_tells_what_the_model_is(saved: SavedModel, package: Path) -> None:
+    metadata = PackageReader(package).metadata
+    model = saved.models["sole_model"]
+    assert metadata["atom_types"] == {0: "Cu", 1: "Au"}
+    assert metadata["type_names"] == ["Cu", "Au"]
+    assert metadata["r_max"] == 4.0
+    assert metadata["model_dtype"] == "float64"
+    assert metadata["num_parameters"] == sum(p.numel() for p in model.parameters())
+    assert metadata["available_models"] == ["eager"]
+    assert metadata["created_by"].startswith("nequip-package ")
+    assert "per_edge_type_cutoff" not in metadata
+    assert {"nequip-core", "nequip-model", "nequip-package", "torch", "e3nn", "python"} == set(
+        metadata["versions"]
+    )
+    externals = metadata["external_modules"]
+    assert set(externals) == set(collect_rules().external)
+    assert externals["numpy"] is not None
+    assert externals["io"] is None
+
+
+def test_metadata_carries_cutoffs_of_type_pairs(saved: SavedModel, tmp_path: Path) -> None:
+    config = saved.config["training_module"]["model"]
+    models = build_models({**config, "per_edge_type_cutoff": {"Cu": {"Au": 3.0}}}).eval()
+    pair = SavedModel(models, {}, {}, Path("pair.ckpt"))
+    written = build_package(pair, tmp_path / "pair.nequip.zip")
+    assert PackageReader(written).metadata["per_edge_type_cutoff"] == "4.0 3.0 4.0 4.0"
+
+
+def test_config_is_the_training_config(saved: SavedModel, package: Path) -> None:
+    text = PackageReader(package).config_text
+    assert yaml.safe_load(text) == saved.config
+    assert "&id" not in text
+
+
+def test_example_is_made_up(package: Path) -> None:
+    example = load_example_data(package)
+    expected = synthetic_frame(["Cu", "Au"], 4.0)
+    assert set(example) == set(expected)
+    assert all(torch.equal(example[key], expected[key]) for key in expected)
+
+
+def test_same_model_gives_the_same_bytes(saved: SavedModel, package: Path, tmp_path: Path) -> None:
+    again = build_package(saved, tmp_path / package.name)
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (package, again)}
+    assert len(digests) == 1
+
+
+def test_float32_model_is_packaged(saved: SavedModel, tmp_path: Path) -> None:
+    config = {**saved.config["training_module"]["model"], "model_dtype": "float32"}
+    single = SavedModel(build_models(config).eval(), {}, {}, Path("single.ckpt"))
+    written = build_package(single, tmp_path / "single.nequip.zip")
+    model = load_package(written).models["sole_model"]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_existing_package_is_replaced_whole(saved: SavedModel, tmp_path: Path) -> None:
+    target = tmp_path / "a.nequip.zip"
+    target.write_text("older")
+    build_package(saved, target)
+    assert PackageReader(target).root == "a.nequip"
+    assert listing(tmp_path) == [str(target)]
+
+
+def test_progress_is_reported_before_each_step(saved: SavedModel, tmp_path: Path) -> None:
+    lines: list[str] = []
+    build_package(saved, tmp_path / "a.nequip.zip", lines.append)
+    assert [line.split()[0] for line in lines] == ["archiving", "loading"]
+
+
+USES_A_LIBRARY = """
+import some_library
+import torch
+
+class Net(torch.nn.Linear):
+    def use(self):
+        return some_library.compute()
+"""
+
+
+@pytest.fixture
+def net(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[torch.nn.Module]:
+    """Return a module whose code, `own_net`, imports `some_library`."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "own_net.py").write_text(USES_A_LIBRARY)
+    (folder / "some_library.py").write_text("def compute():\n    return 1\n")
+    monkeypatch.syspath_prepend(folder)
+    for name in ("own_net", "some_library"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    own_net = importlib.import_module("own_net")
+    yield own_net.Net(1, 1)
+    for name in ("own_net", "some_library"):
+        sys.modules.pop(name, None)
+    linecache.checkcache()
+
+
+def with_extra(saved: SavedModel, module: torch.nn.Module) -> SavedModel:
+    """Return a copy of a saved model that carries one more submodule."""
+    models = build_models(saved.config["training_module"]["model"]).eval()
+    models["sole_model"].add_module("extra", module)
+    return SavedModel(models, saved.config, saved.versions, saved.source)
+
+
+def rules_with_own_net(**others: tuple[str, ...]) -> PackagingRules:
+    return PackagingRules(internal=(*collect_rules().internal, "own_net"), **others)
+
+
+def test_undeclared_import_is_shown_with_the_way_to_it(
+    saved: SavedModel, tmp_path: Path, net: torch.nn.Module
+) -> None:
+    with pytest.raises(PackagingError) as caught:
+        build_package(with_extra(saved, net), tmp_path / "a.nequip.zip", rules=rules_with_own_net())
+    assert "some_library: Module did not match" in str(caught.value)
+    assert "own_net -> some_library" in str(caught.value)
+    assert "nequip.packaging" in str(caught.value)
+    assert listing(tmp_path) == []
+
+
+def test_external_library_stays_outside(
+    saved: SavedModel, tmp_path: Path, net: torch.nn.Module
+) -> None:
+    rules = rules_with_own_net(external=("some_library",))
+    written = build_package(with_extra(saved, net), tmp_path / "a.nequip.zip", rules=rules)
+    reader = PackageReader(written)
+    assert "own_net" in reader.sources()
+    assert "some_library" not in reader.sources()
+    assert "some_library" in reader.extern_modules
+    assert reader.metadata["external_modules"] == {"some_library": None}
+    assert load_package(written).models["sole_model"].extra.use() == 1
+
+
+def test_mocked_library_raises_on_use(
+    saved: SavedModel, tmp_path: Path, net: torch.nn.Module
+) -> None:
+    rules = rules_with_own_net(external=("io", "sys"), mock=("some_library",))
+    written = build_package(with_extra(saved, net), tmp_path / "a.nequip.zip", rules=rules)
+    with pytest.raises(NotImplementedError, match="some_library"):
+        load_package(written).models["sole_model"].extra.use()
+
+
+def test_model_that_cannot_be_pickled_is_refused(saved: SavedModel, tmp_path: Path) -> None:
+    model = with_extra(saved, torch.nn.Identity())
+    model.models["sole_model"].extra.call = lambda: None
+    with pytest.raises(PackagingError, match="cannot be pickled"):
+        build_package(model, tmp_path / "a.nequip.zip")
+    assert listing(tmp_path) == []
+
+
+def test_package_that_predicts_otherwise_does_not_appear(
+    saved: SavedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.nequip.zip"
+    target.write_text("older")
+    verify = nequip_package.build.verify_package
+
+    def verify_after_a_change(path: Path, model: SavedModel, example: dict) -> None:
+        other = build_models({**saved.config["training_module"]["model"], "seed": 8}).eval()
+        verify(path, SavedModel(other, {}, {}, model.source), example)
+
+    monkeypatch.setattr(nequip_package.build, "verify_package", verify_after_a_change)
+    with pytest.raises(PackagingError, match=r"differs from the model by up to .* nothing was"):
+        build_package(saved, target)
+    assert listing(tmp_path) == [str(target)]
+    assert target.read_text() == "older"
+
+
+def test_model_out_of_a_package_is_not_packaged_again(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(PackagingError, match="runs code from another package"):
+        build_package(load_package(package), tmp_path / "a.nequip.zip")
+
+
+def test_what_is_no_graph_model_is_refused(tmp_path: Path) -> None:
+    models = torch.nn.ModuleDict({"sole_model": torch.nn.Identity()})
+    odd = SavedModel(models, {}, {}, Path("odd.ckpt"))
+    with pytest.raises(PackagingError, match="no graph model: Identity lacks type_names"):
+        build_package(odd, tmp_path / "a.nequip.zip")
+    empty = SavedModel(torch.nn.ModuleDict(), {}, {}, Path("odd.ckpt"))
+    with pytest.raises(PackagingError, match="holds no model"):
+        build_package(empty, tmp_path / "a.nequip.zip")
+
+
+def test_config_with_objects_is_refused(saved: SavedModel, tmp_path: Path) -> None:
+    odd = SavedModel(saved.models, {"data": object()}, {}, saved.source)
+    with pytest.raises(PackagingError, match="must hold plain containers only"):
+        build_package(odd, tmp_path / "a.nequip.zip")
+
+
+def test_output_name_is_checked_first(saved: SavedModel, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"must end in \.nequip\.zip"):
+        build_package(saved, tmp_path / "a.zip")
