@@ -7,11 +7,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from ase import units
 from dynamics import DRIFT_LIMIT, Trajectory
 from errors import Comparison
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
+from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 STYLE = {
@@ -70,19 +72,22 @@ def plot_learning_curve(metrics_file: Path, file: Path) -> None:
     """Draw the validation errors of energy, forces and stress against the epoch."""
     metrics = read_metrics(metrics_file)
     curves = (
-        ("per_atom_energy", "energy (meV/atom)"),
-        ("forces", "forces (meV/Å)"),
-        ("stress", "stress (meV/Å³)"),
+        ("per_atom_energy", "energy (meV/atom)", 1000.0),
+        ("forces", "forces (meV/Å)", 1000.0),
+        ("stress", "stress (GPa)", 1 / units.GPa),
     )
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, len(curves), figsize=(10, 3.2))
-        for panel, (name, title) in zip(panels, curves, strict=True):
+        for panel, (name, title, factor) in zip(panels, curves, strict=True):
             for prefix, label, color in (
                 ("train_metric_epoch", "training", ORANGE),
                 ("val0_epoch", "validation (averaged weights)", BLUE),
             ):
                 epochs, values = metrics[f"{prefix}/{name}_mae"]
-                panel.semilogy(epochs + 1, 1000 * values, color=color, label=label, linewidth=1.4)
+                panel.semilogy(epochs + 1, factor * values, color=color, label=label, linewidth=1.4)
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_locator(NullLocator())
             panel.set_title(title)
             panel.set_xlabel("epoch")
         panels[0].set_ylabel("mean absolute error")
