@@ -1,4 +1,4 @@
-"""The whole line through the real commands: config, checkpoint, package, compiled model, dynamics."""
+"""The line through the real commands: config, checkpoint, package, compiled model, dynamics."""
 
 from __future__ import annotations
 
