@@ -134,7 +134,9 @@ def test_example_is_made_up(package: Path) -> None:
     assert all(torch.equal(example[key], expected[key]) for key in expected)
 
 
-def test_same_model_gives_the_same_bytes(saved: SavedModel, package: Path, tmp_path: Path) -> None:
+def test_package_depends_on_no_clock_and_no_temporary_name(
+    saved: SavedModel, package: Path, tmp_path: Path
+) -> None:
     again = build_package(saved, tmp_path / package.name)
     digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (package, again)}
     assert len(digests) == 1
