@@ -1,0 +1,150 @@
+"""The command ``nequip-train``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nequip_core.command_line import run_command
+from nequip_core.errors import FileFormatError
+from nequip_core.files import require_file
+
+from nequip_train._version import __version__
+
+__all__ = ["main"]
+
+USAGE = "usage: nequip-train CONFIG.yaml [KEY=VALUE ...]"
+
+HELP = f"""{USAGE}
+       nequip-train [-cp FOLDER] -cn NAME [KEY=VALUE ...]
+
+Train, validate and test a model as a YAML config says.
+
+arguments:
+  CONFIG.yaml          the config; its folder is where Hydra looks for further configs
+  KEY=VALUE            change a value of the config: trainer.max_epochs=10
+  +KEY=VALUE           add one;  ++KEY=VALUE add or change one;  ~KEY remove one
+  ++ckpt_path=FILE     continue the run that wrote this checkpoint
+
+options:
+  -cp, --config-path FOLDER   folder of the config (default: the current one)
+  -cn, --config-name NAME     name of the config, with or without .yaml (default: config)
+  -m, --multirun              run once for every combination of comma-separated values
+  --cfg job                   print the config instead of running it (--resolve: with values)
+  hydra.run.dir=FOLDER        where to write (default: outputs/DATE/TIME)
+  --hydra-help                the other options, which are Hydra's
+  -h, --help                  print this text
+  --version                   print the version
+
+exit codes: 0 done, 1 something is wrong with config, data or a file, 2 wrong use of the command
+"""
+
+# Options of Hydra whose value is the next argument.
+_WITH_VALUE = {
+    "-cp": "--config-path",
+    "-cn": "--config-name",
+    "-cd": "--config-dir",
+    "-p": "--package",
+    "-c": "--cfg",
+}
+_WITH_VALUE_LONG = {*_WITH_VALUE.values(), "--experimental-rerun"}
+
+
+class _UsageError(Exception):
+    """The arguments of the command do not fit together."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        args: the arguments; default those of the process.
+
+    Returns:
+        the exit code: 0, 1 after a mistake in config or data, 2 after one in the arguments.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    if "--version" in arguments:
+        print(f"nequip-train {__version__}")
+        return 0
+    try:
+        return run_command(lambda: _run(arguments))
+    except _UsageError as error:
+        print(f"{USAGE}\nnequip-train: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> None:
+    hydra_arguments = _for_hydra(arguments)
+
+    from nequip_train.train import application
+
+    application(hydra_arguments)
+
+
+def _for_hydra(arguments: list[str]) -> list[str]:
+    """Return the arguments with the config file as folder and name, both checked.
+
+    Raises:
+        _UsageError: there are two configs, or an argument is neither option, file nor override.
+        MissingFileError: the config does not exist.
+        FileFormatError: the file is not a ``.yaml`` one.
+    """
+    options, rest, files = _split(arguments)
+    if len(files) > 1:
+        raise _UsageError(f"one config file, not {len(files)}: {' '.join(files)}")
+    if files and ("--config-name" in options or "--config-path" in options):
+        raise _UsageError(f"give either the file '{files[0]}' or -cp and -cn")
+    if files:
+        if not files[0].endswith(".yaml"):
+            raise FileFormatError(f"the name of a config must end in .yaml, got '{files[0]}'")
+        path = require_file(files[0], "config").resolve()
+        return ["--config-path", str(path.parent), "--config-name", path.name, *rest]
+    folder = options.get("--config-path", str(Path.cwd()))
+    if "://" in folder:
+        return ["--config-path", folder, *_named(options), *rest]
+    folder = str(Path(folder).resolve())
+    name = options.get("--config-name", "config")
+    elsewhere = {"--config-dir", "--experimental-rerun"} & set(arguments) or "-cd" in arguments
+    if not elsewhere and not _only_asks(rest):
+        require_file(Path(folder) / (name if name.endswith(".yaml") else f"{name}.yaml"), "config")
+    return ["--config-path", folder, *_named(options), *rest]
+
+
+def _named(options: dict[str, str]) -> list[str]:
+    return ["--config-name", options["--config-name"]] if "--config-name" in options else []
+
+
+def _only_asks(arguments: list[str]) -> bool:
+    return bool({"--hydra-help", "--shell-completion", "-sc"} & set(arguments))
+
+
+def _split(arguments: list[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return where the config is, all other arguments, and the arguments that are file names."""
+    options: dict[str, str] = {}
+    rest: list[str] = []
+    files: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, has_value, value = argument.partition("=")
+        name = _WITH_VALUE.get(name, name)
+        if name in _WITH_VALUE_LONG:
+            if not has_value and not waiting:
+                raise _UsageError(f"{argument} needs a value")
+            value = value if has_value else waiting.pop(0)
+            if name in ("--config-path", "--config-name"):
+                options[name] = value
+            else:
+                rest += [name, value]
+        elif argument.startswith("-") or has_value or argument.startswith("~"):
+            rest.append(argument)
+        elif rest and rest[-1] in ("--info", "-i"):
+            rest.append(argument)
+        else:
+            files.append(argument)
+    return options, rest, files

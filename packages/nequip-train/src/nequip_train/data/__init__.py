@@ -1,0 +1,1 @@
+"""Data sets, data modules and statistics for training."""

@@ -1,0 +1,326 @@
+"""Data modules: which data sets a run uses, how they are split, loaded and measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning
+import torch
+from nequip_core.errors import ConfigError, DataError, closest
+from nequip_core.frames import Frame, batched_from_list
+
+from nequip_train.construction import build
+from nequip_train.data.datasets import AtomicDataset
+from nequip_train.data.statistics import DataStatisticsManager
+
+__all__ = ["ASEDataModule", "NequIPDataModule", "collate"]
+
+PARTS = ("train", "val", "test", "predict")
+_PARTS_OF_STAGE = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+_NEEDED_BY_STAGE = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+_SPLIT = "nequip.data.dataset.RandomSplitAndIndexDataset"
+_LOADER = "torch.utils.data.DataLoader"
+
+Configs = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+
+
+def collate(frames: Sequence[Frame]) -> Frame:
+    """Return the batch of a list of frames.
+
+    Raises:
+        DataError: the frames do not have the same fields.
+    """
+    try:
+        return batched_from_list(frames)
+    except (RuntimeError, KeyError) as error:
+        raise DataError(
+            f"{error.args[0] if error.args else error}. Frames without a label can be given one of "
+            "NaN by a transform such as AddNaNStressTransform, and 'ignore_nan' in loss and metrics"
+        ) from error
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+class NequIPDataModule(lightning.LightningDataModule):
+    """Data sets, splits, loaders and statistics of a run, by configs.
+
+    Args:
+        seed: seed of the splits and of the order of batches.
+        train_dataset: config, or list of configs, of an `AtomicDataset`.
+        val_dataset: likewise.
+        test_dataset: likewise.
+        predict_dataset: likewise.
+        split_dataset: config or list of configs with a ``dataset`` and the sizes of its parts
+            ``train``, ``val``, ``test``, ``predict``: all fractions, or all numbers of frames. The
+            parts come after the data sets named explicitly.
+        train_dataloader: arguments of the training loader, with ``_target_`` if it is not torch's
+            own. ``dataset`` and ``generator`` are given by the data module.
+        val_dataloader: likewise.
+        test_dataloader: likewise.
+        predict_dataloader: likewise.
+        stats_manager: config of a `DataStatisticsManager`.
+
+    Attributes:
+        num_datasets: number of data sets by part.
+        datasets: the data sets by part, after `setup`.
+
+    Raises:
+        ConfigError: a config is wrong.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        train_dataset: Configs = None,
+        val_dataset: Configs = None,
+        test_dataset: Configs = None,
+        predict_dataset: Configs = None,
+        split_dataset: Configs = None,
+        train_dataloader: Mapping[str, Any] | None = None,
+        val_dataloader: Mapping[str, Any] | None = None,
+        test_dataloader: Mapping[str, Any] | None = None,
+        predict_dataloader: Mapping[str, Any] | None = None,
+        stats_manager: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ConfigError(f"seed must be an integer, got {seed!r}")
+        self.seed = seed
+        explicit = (train_dataset, val_dataset, test_dataset, predict_dataset)
+        loaders = (train_dataloader, val_dataloader, test_dataloader, predict_dataloader)
+        self.dataset_configs: dict[str, list[Any]] = {
+            part: _listed(configs) for part, configs in zip(PARTS, explicit, strict=True)
+        }
+        self.loader_configs = {
+            part: _loader_config(config, part) for part, config in zip(PARTS, loaders, strict=True)
+        }
+        for split in _listed(split_dataset):
+            self._add_split(split)
+        self.num_datasets = {part: len(self.dataset_configs[part]) for part in PARTS}
+        self.stats_manager: DataStatisticsManager | None = None
+        if stats_manager is not None:
+            self.stats_manager = build(stats_manager, "stats_manager")
+        # Two generators, so that validating more or less often does not change the training order.
+        self.generators = {
+            "train": torch.Generator().manual_seed(seed),
+            "other": torch.Generator().manual_seed(seed),
+        }
+        self.datasets: dict[str, list[AtomicDataset]] = {}
+        self._loaders: dict[str, list[Any]] = {}
+        self._shared: dict[str, AtomicDataset] = {}
+
+    def _add_split(self, split: Mapping[str, Any]) -> None:
+        parts = {part: split[part] for part in split if part in PARTS}
+        unknown = [key for key in split if key not in (*PARTS, "dataset")]
+        if unknown or "dataset" not in split or not parts:
+            problem = f"has the unknown key '{unknown[0]}'" if unknown else "lacks a key"
+            raise ConfigError(
+                f"an item of split_dataset {problem}; it needs 'dataset' (for ASE-readable data: "
+                f"'file_path') and sizes of some of {', '.join(PARTS)}"
+                f"{closest(str(unknown[0]), [*PARTS, 'dataset', 'file_path']) if unknown else ''}"
+            )
+        for part in parts:
+            self.dataset_configs[part].append(
+                {
+                    "_target_": _SPLIT,
+                    "dataset": split["dataset"],
+                    "split_dict": parts,
+                    "dataset_key": part,
+                    "seed": self.seed,
+                }
+            )
+
+    def setup(self, stage: str) -> None:
+        """Build the data sets that a stage needs: fit, validate, test or predict.
+
+        Raises:
+            ConfigError: there is no data set for the stage.
+        """
+        if not self.dataset_configs[_NEEDED_BY_STAGE[stage]]:
+            part = _NEEDED_BY_STAGE[stage]
+            raise ConfigError(
+                f"'{part}' is to run but data has no {part} data set: give one by "
+                f"split_dataset.{part}, {part}_dataset or {part}_file_path"
+            )
+        for part in _PARTS_OF_STAGE[stage]:
+            if part not in self.datasets:
+                self.datasets[part] = [
+                    self._dataset(config, f"data.{part}_dataset[{index}]")
+                    for index, config in enumerate(self.dataset_configs[part])
+                ]
+
+    def _dataset(self, config: Any, where: str) -> AtomicDataset:
+        """Return the data set of a config; equal configs share one, so a file is read once."""
+        if isinstance(config, AtomicDataset):
+            return config
+        key = json.dumps(config, sort_keys=False, default=repr)
+        if key not in self._shared:
+            nested = config.get("dataset") if isinstance(config, Mapping) else None
+            injected = {}
+            if isinstance(nested, Mapping):
+                injected = {"dataset": self._dataset(nested, where)}
+                config = {k: v for k, v in config.items() if k != "dataset"}
+            self._shared[key] = build(config, where, **injected)
+        return self._shared[key]
+
+    def teardown(self, stage: str) -> None:
+        """Forget loaders and parts; the generators keep their states, files stay read."""
+        self.datasets.clear()
+        self._loaders.clear()
+
+    def _build_loaders(self, part: str, **changes: Any) -> list[Any]:
+        config = {**self.loader_configs[part], **changes}
+        config.setdefault("collate_fn", collate)
+        generator = self.generators["train" if part == "train" else "other"]
+        config.setdefault("generator", generator)
+        return [
+            build(config, f"data.{part}_dataloader", dataset=dataset)
+            for dataset in self.datasets[part]
+        ]
+
+    def _kept_loaders(self, part: str) -> list[Any]:
+        self._loaders[part] = self._build_loaders(part)
+        return self._loaders[part]
+
+    def train_dataloader(self) -> Any:
+        """Return the loader of the one training set."""
+        return self._kept_loaders("train")[0]
+
+    def val_dataloader(self) -> list[Any]:
+        """Return one loader a validation set."""
+        return self._kept_loaders("val")
+
+    def test_dataloader(self) -> list[Any]:
+        """Return one loader a test set."""
+        return self._kept_loaders("test")
+
+    def predict_dataloader(self) -> list[Any]:
+        """Return one loader a prediction set."""
+        return self._kept_loaders("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the generators and of loaders that have one."""
+        state: dict[str, Any] = {
+            "train_generator_state": self.generators["train"].get_state(),
+            "generator_state": self.generators["other"].get_state(),
+        }
+        for part, loaders in self._loaders.items():
+            for index, loader in enumerate(loaders):
+                has_state = callable(getattr(loader, "state_dict", None))
+                state[f"_{part}_dataloader_{index}"] = loader.state_dict() if has_state else {}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state of `state_dict`."""
+        self.generators["train"].set_state(state_dict["train_generator_state"].cpu())
+        self.generators["other"].set_state(state_dict["generator_state"].cpu())
+        for part, loaders in self._loaders.items():
+            for index, loader in enumerate(loaders):
+                state = state_dict.get(f"_{part}_dataloader_{index}")
+                if state and callable(getattr(loader, "load_state_dict", None)):
+                    loader.load_state_dict(state)
+
+    def get_statistics(self, dataset: str = "train", dataset_idx: int = 0) -> dict[str, Any]:
+        """Return the statistics of one data set, ``{}`` without a statistics manager.
+
+        The pass has its own order and takes nothing from the generators of the run. It shows a
+        progress bar.
+
+        Args:
+            dataset: train, val, test or predict.
+            dataset_idx: which one of them.
+        """
+        from rich.progress import track
+
+        if self.stats_manager is None:
+            return {}
+        self.prepare_data()
+        stage = {part: stage for stage, part in _NEEDED_BY_STAGE.items()}[dataset]
+        self.setup(stage)
+        changes = {"shuffle": False, **self.stats_manager.dataloader_kwargs}
+        # Any generator but the run's own.
+        loader = self._build_loaders(
+            dataset, **changes, generator=torch.Generator().manual_seed(self.seed)
+        )[dataset_idx]
+        return self.stats_manager.get_statistics(track(loader, description="data statistics"))
+
+
+def _loader_config(config: Mapping[str, Any] | None, part: str) -> dict[str, Any]:
+    arguments = dict(config or {})
+    for key in ("dataset", "generator"):
+        if key in arguments:
+            raise ConfigError(
+                f"{part}_dataloader.{key}: is given by the data module, remove it from the config"
+            )
+    return {"_target_": _LOADER, **arguments}
+
+
+class ASEDataModule(NequIPDataModule):
+    """A `NequIPDataModule` of files that ASE reads.
+
+    Args:
+        seed: see `NequIPDataModule`.
+        train_file_path: path, or list of paths, of training data.
+        val_file_path: likewise, of validation data.
+        test_file_path: likewise, of test data.
+        predict_file_path: likewise, of data to predict.
+        split_dataset: see `NequIPDataModule`, with ``file_path`` in place of ``dataset``.
+        transforms: configs of the transforms of every data set.
+        ase_args: see `nequip_train.data.datasets.ASEDataset`.
+        include_keys: see there.
+        exclude_keys: see there.
+        key_mapping: see there.
+        **kwargs: loaders and statistics of `NequIPDataModule`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        train_file_path: str | Sequence[str] = (),
+        val_file_path: str | Sequence[str] = (),
+        test_file_path: str | Sequence[str] = (),
+        predict_file_path: str | Sequence[str] = (),
+        split_dataset: Configs = None,
+        transforms: Sequence[Any] = (),
+        ase_args: Mapping[str, Any] | None = None,
+        include_keys: Sequence[str] = (),
+        exclude_keys: Sequence[str] = (),
+        key_mapping: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        def config(path: str) -> dict[str, Any]:
+            return {
+                "_target_": "nequip.data.dataset.ASEDataset",
+                "file_path": path,
+                "transforms": list(transforms),
+                "ase_args": dict(ase_args or {}),
+                "include_keys": list(include_keys),
+                "exclude_keys": list(exclude_keys),
+                "key_mapping": dict(key_mapping or {}),
+            }
+
+        splits = []
+        for item in _listed(split_dataset):
+            if "file_path" not in item:
+                raise ConfigError(
+                    f"an item of split_dataset lacks 'file_path', it has only {sorted(item)}"
+                )
+            split = {key: value for key, value in item.items() if key != "file_path"}
+            splits.append({**split, "dataset": config(item["file_path"])})
+        paths = (train_file_path, val_file_path, test_file_path, predict_file_path)
+        files = {
+            f"{part}_dataset": [config(path) for path in _listed(value)]
+            for part, value in zip(PARTS, paths, strict=True)
+        }
+        super().__init__(seed=seed, split_dataset=splits, **files, **kwargs)

@@ -1,0 +1,323 @@
+"""Data sets of frames, and subsets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from nequip_core.ase_conversion import from_ase
+from nequip_core.errors import ConfigError, DataError, NequIPError, closest
+from nequip_core.files import require_file
+from nequip_core.frames import Frame, num_nodes
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = [
+    "ASEDataset",
+    "AtomicDataset",
+    "EMTTestDataset",
+    "RandomSplitAndIndexDataset",
+    "SubsetByRandomSlice",
+]
+
+Transform = Callable[[Frame], Frame]
+_EMT_ELEMENTS = ("Cu", "Pd", "Au", "Pt", "Al", "Ni", "Ag")
+
+
+class AtomicDataset(torch.utils.data.Dataset):
+    """A sequence of frames to which transforms are applied in order when a frame is asked for.
+
+    A subclass implements ``__len__`` and `_get_data_list`.
+
+    Args:
+        transforms: functions frame -> frame. They get a shallow copy, so they may add fields in
+            place, and run at every access.
+    """
+
+    def __init__(self, transforms: Sequence[Transform] = ()) -> None:
+        super().__init__()
+        self.transforms = list(transforms)
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        raise NotImplementedError(f"{type(self).__name__} must implement __len__")
+
+    def _get_data_list(self, indices: list[int]) -> list[Frame]:
+        """Return the untransformed frames of `indices`, each in [0, len)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement _get_data_list")
+
+    def __str__(self) -> str:
+        """Return what messages call this data set."""
+        return type(self).__name__
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one frame for an integer, a list of frames for a slice, list or array.
+
+        Raises:
+            IndexError: there is no such frame.
+            DataError: a transform refuses the frame; the message names the frame.
+        """
+        if isinstance(index, slice):
+            return self.__getitems__(list(range(*index.indices(len(self)))))
+        array = np.asarray(index)
+        if array.ndim == 0:
+            return self.__getitems__([int(array)])[0]
+        if array.dtype == bool:
+            array = np.flatnonzero(array)
+        return self.__getitems__(array.tolist())
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Frame]:
+        """Return the transformed frames of `indices`; data loaders ask for a batch this way."""
+        wanted = [self._in_range(index) for index in indices]
+        frames = self._get_data_list(wanted)
+        return [
+            self._transformed(frame, index) for frame, index in zip(frames, wanted, strict=True)
+        ]
+
+    def num_atoms(self, indices: Sequence[int]) -> list[int]:
+        """Return the numbers of atoms of frames, without applying the transforms."""
+        return [num_nodes(frame) for frame in self._get_data_list(list(indices))]
+
+    def _in_range(self, index: int) -> int:
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"frame {index} of {self}, which has {count} frames")
+        return index % count
+
+    def _transformed(self, frame: Frame, index: int) -> Frame:
+        frame = dict(frame)
+        try:
+            for transform in self.transforms:
+                frame = transform(frame)
+        except NequIPError as error:
+            raise type(error)(f"frame {index} of {self}: {error}") from error
+        return frame
+
+
+class ASEDataset(AtomicDataset):
+    """The frames of a file that ASE reads; the whole file is read at once.
+
+    Args:
+        file_path: a file in any format of ``ase.io``.
+        transforms: see `AtomicDataset`.
+        ase_args: further arguments of ``ase.io.iread``, e.g. ``{format: extxyz}``.
+        include_keys: keys of the file's arrays and info to take under their own names.
+        exclude_keys: keys to leave out.
+        key_mapping: key in the file -> field name.
+
+    Raises:
+        MissingFileError: there is no such file.
+        DataError: ASE cannot read the file, it holds no frames, or a frame is malformed.
+    """
+
+    def __init__(
+        self,
+        file_path: str,
+        transforms: Sequence[Transform] = (),
+        ase_args: Mapping[str, Any] | None = None,
+        include_keys: Sequence[str] = (),
+        exclude_keys: Sequence[str] = (),
+        key_mapping: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(transforms)
+        self.file_path = str(require_file(file_path, "data file"))
+        forbidden = sorted({"index", "filename"} & set(ase_args or ()))
+        if forbidden:
+            raise ConfigError(
+                f"ase_args must not contain '{forbidden[0]}': all frames of file_path are read; "
+                "choose among them by split_dataset"
+            )
+        self.frames = [
+            self._frame(atoms, index, key_mapping, include_keys, exclude_keys)
+            for index, atoms in enumerate(_read_file(self.file_path, dict(ase_args or {})))
+        ]
+        if not self.frames:
+            raise DataError(f"'{self.file_path}' holds no frames")
+
+    def _frame(
+        self,
+        atoms: Atoms,
+        index: int,
+        key_mapping: Mapping[str, str] | None,
+        include_keys: Sequence[str],
+        exclude_keys: Sequence[str],
+    ) -> Frame:
+        try:
+            return from_ase(atoms, key_mapping, include_keys, exclude_keys)
+        except (NequIPError, ValueError, TypeError) as error:
+            raise DataError(f"frame {index} of '{self.file_path}': {error}") from error
+
+    def __len__(self) -> int:
+        """Return the number of frames of the file."""
+        return len(self.frames)
+
+    def __str__(self) -> str:
+        """Return the file's path in quotes."""
+        return f"'{self.file_path}'"
+
+    def _get_data_list(self, indices: list[int]) -> list[Frame]:
+        return [self.frames[index] for index in indices]
+
+
+def _read_file(path: str, ase_args: dict[str, Any]) -> list[Atoms]:
+    from ase.io import iread
+
+    try:
+        return list(iread(filename=path, parallel=False, **ase_args))
+    # ASE's readers raise whatever their parsing stumbles over.
+    except Exception as error:
+        raise DataError(
+            f"ASE cannot read '{path}' ({type(error).__name__}: {error}); if the format is not "
+            "the one its name suggests, give it as ase_args: {format: ...}"
+        ) from error
+
+
+class EMTTestDataset(AtomicDataset):
+    """Rattled fcc metal with the energy, forces and stress of ASE's effective-medium potential.
+
+    Units: eV and Angstrom.
+
+    Args:
+        transforms: see `AtomicDataset`.
+        supercell: repetitions of the orthorhombic fcc cell along its three axes.
+        sigma: standard deviation of the Gaussian displacements, Angstrom.
+        element: one of Cu, Pd, Au, Pt, Al, Ni, Ag.
+        num_frames: number of frames.
+        seed: seed of the displacements.
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform] = (),
+        supercell: tuple[int, int, int] = (4, 4, 4),
+        sigma: float = 0.1,
+        element: str = "Cu",
+        num_frames: int = 10,
+        seed: int = 123456,
+    ) -> None:
+        super().__init__(transforms)
+        if element not in _EMT_ELEMENTS:
+            raise ConfigError(
+                f"EMT has no parameters for '{element}', only for {', '.join(_EMT_ELEMENTS)}"
+            )
+        self.frames = _emt_frames(tuple(supercell), sigma, element, num_frames, seed)
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.frames)
+
+    def _get_data_list(self, indices: list[int]) -> list[Frame]:
+        return [self.frames[index] for index in indices]
+
+
+def _emt_frames(
+    supercell: tuple[int, ...], sigma: float, element: str, count: int, seed: int
+) -> list[Frame]:
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    generator = np.random.default_rng(seed)
+    perfect = bulk(element, "fcc", orthorhombic=True).repeat(supercell)
+    calculator = EMT()
+    frames = []
+    for _ in range(count):
+        atoms = perfect.copy()
+        atoms.positions += generator.normal(scale=sigma, size=(len(atoms), 3))
+        atoms.calc = calculator
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        stress = atoms.get_stress(voigt=True)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, stress=stress)
+        frames.append(from_ase(atoms))
+    return frames
+
+
+class _Subset(AtomicDataset):
+    """Some frames of another data set, in an order of their own; the other's transforms apply."""
+
+    def __init__(self, dataset: AtomicDataset, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.indices = list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __str__(self) -> str:
+        return str(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Frame]:
+        # Asking the whole data set keeps its frame numbers in messages.
+        wanted = [self.indices[self._in_range(index)] for index in indices]
+        return self.dataset.__getitems__(wanted)
+
+    def num_atoms(self, indices: Sequence[int]) -> list[int]:
+        return self.dataset.num_atoms([self.indices[index] for index in indices])
+
+
+class SubsetByRandomSlice(_Subset):
+    """``permutation[start:start + length]`` of a data set, by a seeded random permutation.
+
+    Args:
+        dataset: the whole data set.
+        start: first place of the permutation to take.
+        length: number of frames.
+        seed: seed of the permutation.
+    """
+
+    def __init__(self, dataset: AtomicDataset, start: int, length: int, seed: int) -> None:
+        if start < 0 or length < 1 or start + length > len(dataset):
+            raise ConfigError(
+                f"frames {start} to {start + length} of a permutation of {dataset}, which has "
+                f"only {len(dataset)} frames"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        permutation = torch.randperm(len(dataset), generator=generator).tolist()
+        super().__init__(dataset, permutation[start : start + length])
+
+
+class RandomSplitAndIndexDataset(_Subset):
+    """One part of a seeded random split of a data set.
+
+    Args:
+        dataset: the whole data set.
+        split_dict: name of a part -> number of frames, or fraction where all parts are fractions
+            with sum 1. The order of the parts matters for which frames they get.
+        dataset_key: name of the part to take.
+        seed: seed of the split.
+    """
+
+    def __init__(
+        self,
+        dataset: AtomicDataset,
+        split_dict: Mapping[str, int | float],
+        dataset_key: str,
+        seed: int,
+    ) -> None:
+        if dataset_key not in split_dict:
+            raise ConfigError(
+                f"the split has no part '{dataset_key}', only {sorted(split_dict)}"
+                f"{closest(dataset_key, list(split_dict))}"
+            )
+        try:
+            parts = torch.utils.data.random_split(
+                range(len(dataset)),  # type: ignore[arg-type]
+                list(split_dict.values()),
+                generator=torch.Generator().manual_seed(seed),
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"cannot split the {len(dataset)} frames of {dataset} into {dict(split_dict)}: "
+                "give fractions with sum 1, or numbers of frames whose sum is the whole"
+            ) from error
+        part = parts[list(split_dict).index(dataset_key)]
+        if len(part) == 0:
+            raise ConfigError(
+                f"the part '{dataset_key}' of the split {dict(split_dict)} of {dataset} is empty: "
+                f"there are only {len(dataset)} frames"
+            )
+        super().__init__(dataset, list(part.indices))

@@ -1,0 +1,185 @@
+"""What ``${name:...}`` means in a config, besides OmegaConf's and Hydra's own resolvers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nequip_core.errors import ConfigError, closest
+
+__all__ = ["STATISTICS_RESOLVER", "register_resolvers", "register_statistics"]
+
+STATISTICS_RESOLVER = "training_data_stats"
+
+
+def _whole_number(value: Any, resolver: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdigit():
+        raise ConfigError(f"{resolver} takes whole numbers that are not negative, got {value!r}")
+    return int(text)
+
+
+def int_div(a: Any, b: Any) -> int:
+    """Return a / b, both whole numbers or texts of digits.
+
+    Raises:
+        ConfigError: they are not, or b does not divide a.
+    """
+    dividend, divisor = _whole_number(a, "int_div"), _whole_number(b, "int_div")
+    if divisor == 0 or dividend % divisor:
+        raise ConfigError(f"int_div: {dividend} is not divisible by {divisor}")
+    return dividend // divisor
+
+
+def int_mul(a: Any, b: Any) -> int:
+    """Return a * b, both whole numbers or texts of digits.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    return _whole_number(a, "int_mul") * _whole_number(b, "int_mul")
+
+
+def _sequence(value: Any, resolver: str) -> list[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"{resolver} takes lists, got {value!r}")
+    return list(value)
+
+
+def concat_lists(first: Any, second: Any) -> list[Any]:
+    """Return the elements of both lists.
+
+    Raises:
+        ConfigError: one is not a list.
+    """
+    return _sequence(first, "concat_lists") + _sequence(second, "concat_lists")
+
+
+def list_to_identity_dict(names: Any) -> dict[Any, Any]:
+    """Return ``{x: x}`` of a list.
+
+    Raises:
+        ConfigError: it is not a list.
+    """
+    return {name: name for name in _sequence(names, "list_to_identity_dict")}
+
+
+def list_to_constant_dict(names: Any, value: Any) -> dict[Any, Any]:
+    """Return ``{x: value}`` of a list.
+
+    Raises:
+        ConfigError: it is not a list.
+    """
+    return dict.fromkeys(_sequence(names, "list_to_constant_dict"), value)
+
+
+def type_names_from_package(path: str) -> list[str]:
+    """Return the type names of a package, from its metadata: no code of it runs.
+
+    Raises:
+        MissingFileError: there is no such package.
+        FileFormatError: it is not a package, or its metadata do not name the types.
+    """
+    metadata = _package_metadata(path)
+    names = metadata.get("atom_types", metadata.get("type_names"))
+    if isinstance(names, Mapping):
+        # Packages of several models list the types by model; all models have the same.
+        names = next(iter(names.values()), None)
+    if isinstance(names, str):
+        names = names.split()
+    if not isinstance(names, Sequence):
+        raise ConfigError(f"the metadata of '{path}' do not name its types")
+    return [str(name) for name in names]
+
+
+def cutoff_radius_from_package(path: str, model_key: str = "sole_model") -> float:
+    """Return the cutoff radius of a package, from its metadata: no code of it runs.
+
+    Raises:
+        MissingFileError: there is no such package.
+        FileFormatError: it is not a package.
+        ConfigError: its metadata do not have the cutoff, which formats before 3 may lack.
+    """
+    value = _package_metadata(path).get("r_max")
+    if isinstance(value, Mapping):
+        value = value.get(model_key)
+    if value is None:
+        raise ConfigError(
+            f"the metadata of '{path}' do not have the cutoff radius; write it into the config"
+        )
+    return float(value)
+
+
+def _package_metadata(path: str) -> dict[str, Any]:
+    from nequip_core.archive.reader import PackageReader
+
+    return PackageReader(path).metadata
+
+
+_RESOLVERS = {
+    function.__name__: function
+    for function in (
+        int_div,
+        int_mul,
+        concat_lists,
+        list_to_identity_dict,
+        list_to_constant_dict,
+        type_names_from_package,
+        cutoff_radius_from_package,
+    )
+}
+
+
+def register_resolvers() -> None:
+    """Make the resolvers known to OmegaConf; a second time changes nothing."""
+    from omegaconf import OmegaConf
+
+    for name, function in _RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+def register_statistics(statistics: Mapping[str, Any] | None) -> list[str]:
+    """Make ``${training_data_stats:name}`` give the statistics of this run.
+
+    Args:
+        statistics: values by name; None where there are none yet: every name then gives 1.0, so
+            that the rest of a config can be checked.
+
+    Returns:
+        a list that grows by every name that is asked for.
+    """
+    from omegaconf import OmegaConf
+
+    asked: list[str] = []
+
+    def value_of(name: str) -> Any:
+        asked.append(name)
+        if statistics is None:
+            return 1.0
+        if name not in statistics:
+            raise ConfigError(
+                f"no statistic of the training data is called '{name}'"
+                f"{closest(name, list(statistics))} (there are {', '.join(statistics) or 'none'})"
+            )
+        return _plain(name, statistics[name])
+
+    OmegaConf.register_new_resolver(STATISTICS_RESOLVER, value_of, replace=True)
+    return asked
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a number, or numbers by type.
+
+    Raises:
+        ConfigError: a number is not finite: there was nothing to take it of.
+    """
+    if isinstance(value, Mapping):
+        return {key: _plain(f"{name} of {key}", item) for key, item in value.items()}
+    number = float(value)
+    if not math.isfinite(number):
+        raise ConfigError(
+            f"the statistic '{name}' of the training data is {number}: the training data have "
+            "nothing to take it of"
+        )
+    return number

@@ -1,0 +1,259 @@
+"""One training run from a composed config: data, statistics, trainer, module, then every stage."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nequip_core.errors import ConfigError, DataError, closest
+from nequip_core.instantiate import TARGET
+from nequip_core.plugins import import_extensions
+
+from nequip_train.check import Plan, check_config, resolve, training_module
+from nequip_train.construction import SPECIAL_KEYS, build, call, resolve_target
+from nequip_train.resolvers import register_resolvers, register_statistics
+
+if TYPE_CHECKING:
+    import lightning
+    from omegaconf import DictConfig
+
+    from nequip_train.data.datamodules import NequIPDataModule
+    from nequip_train.metrics_manager import MetricsManager
+    from nequip_train.modules import NequIPLightningModule
+
+__all__ = ["run"]
+
+_LOG = logging.getLogger(__name__)
+_LAYERS = ("nequip-core", "nequip-model", "nequip-train", "torch", "e3nn", "lightning")
+_LOGGED_BY_US = re.compile(r"(train_(loss|metric)|val\d+|test\d+)_(step|epoch)/")
+
+
+def run(config: DictConfig) -> None:
+    """Do everything that a config asks for.
+
+    Args:
+        config: the whole config as Hydra composed it.
+
+    Raises:
+        NequIPError: the config, the data or the checkpoint are wrong.
+    """
+    register_resolvers()
+    extensions = import_extensions()
+    plan = check_config(config)
+    checkpoint = _checkpoint(plan)
+    datamodule = _datamodule(plan)
+    trainer = _trainer(plan.trainer)
+    info = {
+        "versions": _versions(extensions),
+        "data": plan.data,
+        "trainer": plan.trainer,
+        "runs": plan.stages,
+    }
+    first = 0
+    if checkpoint is None:
+        module = _fresh_module(config, plan, datamodule, info)
+    else:
+        module = _restored_module(checkpoint, datamodule, info)
+        first = int(checkpoint["state_dict"]["run_stage"])
+        _LOG.info("continuing from %s; training_module is that of the checkpoint", plan.checkpoint)
+    _check_monitors(trainer, module)
+    _check_labels(datamodule, module, plan.stages)
+    _run_stages(plan, first, trainer, module, datamodule)
+
+
+def _checkpoint(plan: Plan) -> dict[str, Any] | None:
+    """Return the content of the checkpoint to continue from.
+
+    Raises:
+        ConfigError: the checkpoint is of a run with other stages.
+    """
+    if plan.checkpoint is None:
+        return None
+    from nequip_model.checkpoint import read_checkpoint
+
+    content = read_checkpoint(plan.checkpoint)
+    info = content["hyper_parameters"].get("info_dict") or {}
+    before = list(info.get("runs") or [])
+    if not before or plan.stages[: len(before)] != before:
+        raise ConfigError(
+            f"run: {plan.stages} must begin with the stages of the checkpoint, {before}"
+        )
+    if TARGET not in (info.get("training_module") or {}):
+        raise ConfigError(
+            f"ckpt_path: '{plan.checkpoint}' does not say of which training module it is"
+        )
+    return content
+
+
+def _datamodule(plan: Plan) -> NequIPDataModule:
+    from nequip_train.data.datamodules import NequIPDataModule
+
+    arguments = {key: value for key, value in plan.data.items() if key not in SPECIAL_KEYS}
+    datamodule = call(resolve_target(plan.data, "data"), arguments, "data")
+    if not isinstance(datamodule, NequIPDataModule):
+        raise ConfigError(
+            f"data.{TARGET}: must be nequip.data.datamodule.NequIPDataModule or derived from it, "
+            f"got '{plan.data[TARGET]}'"
+        )
+    if "train" in plan.stages and datamodule.num_datasets["train"] != 1:
+        raise ConfigError(
+            f"data: exactly one training set is needed, got {datamodule.num_datasets['train']}"
+        )
+    if plan.statistics and datamodule.stats_manager is not None:
+        known = datamodule.stats_manager.names()
+        for name in plan.statistics:
+            if name not in known:
+                raise ConfigError(
+                    f"${{training_data_stats:{name}}}: data.stats_manager has no statistic of this "
+                    f"name{closest(name, known)} (it has {', '.join(known)})"
+                )
+    return datamodule
+
+
+def _trainer(config: Mapping[str, Any]) -> lightning.Trainer:
+    given: dict[str, Any] = {"inference_mode": False}
+    if config.get("logger") in (None, True) and not _has_tensorboard():
+        from lightning.pytorch.loggers import CSVLogger
+
+        # Where Lightning's default logger writes, and without the warning of its fallback.
+        given["logger"] = CSVLogger(save_dir=config.get("default_root_dir") or Path.cwd())
+    return build(dict(config), "trainer", **given)
+
+
+def _has_tensorboard() -> bool:
+    return any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX"))
+
+
+def _versions(extensions: list[str]) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    owners = importlib.metadata.packages_distributions()
+    names = [*_LAYERS, *(owners.get(module, [module])[0] for module in extensions)]
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _fresh_module(
+    config: DictConfig, plan: Plan, datamodule: NequIPDataModule, info: dict[str, Any]
+) -> NequIPLightningModule:
+    statistics: dict[str, Any] = {}
+    if plan.statistics:
+        statistics = datamodule.get_statistics("train")
+        for name in dict.fromkeys(plan.statistics):
+            _LOG.info("statistics of the training data: %s = %s", name, statistics[name])
+    register_statistics(statistics)
+    resolved = resolve(config, "training_module")
+    info["training_module"] = resolved
+    return training_module(resolved, datamodule.num_datasets, info)
+
+
+def _restored_module(
+    checkpoint: Mapping[str, Any], datamodule: NequIPDataModule, info: dict[str, Any]
+) -> NequIPLightningModule:
+    hyper_parameters = dict(checkpoint["hyper_parameters"])
+    written = hyper_parameters.pop("info_dict")["training_module"]
+    info["training_module"] = written
+    hyper_parameters.pop("num_datasets", None)
+    config = {**hyper_parameters, TARGET: written[TARGET]}
+    module = training_module(config, datamodule.num_datasets, info)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module
+
+
+def _managers(module: NequIPLightningModule) -> Iterator[tuple[str, str, MetricsManager]]:
+    """Yield prefix of the logged names, part of the data, and manager."""
+    for step in ("step", "epoch"):
+        if module.loss is not None:
+            yield f"train_loss_{step}", "train", module.loss
+        if module.train_metrics is not None:
+            yield f"train_metric_{step}", "train", module.train_metrics
+    for part, managers in (("val", module.val_metrics), ("test", module.test_metrics)):
+        for index, manager in enumerate(managers or ()):
+            yield f"{part}{index}_epoch", part, manager  # type: ignore[misc]
+
+
+def _check_monitors(trainer: lightning.Trainer, module: NequIPLightningModule) -> None:
+    """Raise a ConfigError if a callback or the scheduler watches a name that is never logged."""
+    known = [
+        f"{prefix}/{name}"
+        for prefix, _, manager in _managers(module)
+        for name in manager.value_names()
+    ]
+    watched = [
+        (f"trainer.callbacks ({type(callback).__name__})", getattr(callback, "monitor", None))
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    ]
+    scheduler = module.lr_scheduler_config or {}
+    watched.append(("training_module.lr_scheduler", scheduler.get("monitor")))
+    for where, monitor in watched:
+        if not isinstance(monitor, str) or monitor in known:
+            continue
+        near = closest(monitor, known)
+        if near or _LOGGED_BY_US.match(monitor):
+            raise ConfigError(f"{where}.monitor: '{monitor}' is never logged{near}")
+
+
+def _check_labels(
+    datamodule: NequIPDataModule, module: NequIPLightningModule, stages: list[str]
+) -> None:
+    """Raise a DataError if the data lack a label that loss or metrics compare with."""
+    parts = {"train": ("train", "val"), "val": ("val",), "test": ("test",)}
+    lightning_stage = {"train": "fit", "val": "validate", "test": "test"}
+    for stage in stages:
+        datamodule.setup(lightning_stage[stage])
+        for prefix, part, manager in _managers(module):
+            for dataset in datamodule.datasets[part] if part in parts[stage] else ():
+                frame = dataset[0]
+                for field, name in manager.required_fields().items():
+                    if field not in frame:
+                        raise DataError(
+                            f"'{prefix}/{name}' needs the label '{field}', but the first frame of "
+                            f"{dataset} has only {', '.join(sorted(frame))}"
+                            f"{closest(field, list(frame))}. Labels under other names are taken by "
+                            "data.key_mapping"
+                        )
+
+
+def _run_stages(
+    plan: Plan,
+    first: int,
+    trainer: lightning.Trainer,
+    module: NequIPLightningModule,
+    datamodule: NequIPDataModule,
+) -> None:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    trained = False
+    for index, stage in enumerate(plan.stages[first:], start=first):
+        _LOG.info("run %d of %d: %s", index + 1, len(plan.stages), stage)
+        module.run_stage.fill_(index)
+        try:
+            if stage == "train":
+                trainer.fit(
+                    module, datamodule=datamodule, ckpt_path=plan.checkpoint, weights_only=True
+                )
+                trained = True
+            else:
+                evaluate = trainer.validate if stage == "val" else trainer.test
+                best = "best" if trained and _has_best(trainer) else None
+                if trained and best is None:
+                    _LOG.warning("there is no best checkpoint: '%s' uses the last weights", stage)
+                evaluate(module, datamodule=datamodule, ckpt_path=best, weights_only=True)
+        except MisconfigurationException as error:
+            raise ConfigError(f"trainer: {error}") from error
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+
+
+def _has_best(trainer: lightning.Trainer) -> bool:
+    callback = trainer.checkpoint_callback
+    return bool(getattr(callback, "best_model_path", ""))

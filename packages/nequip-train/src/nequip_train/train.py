@@ -1,0 +1,142 @@
+"""The Hydra application. Hydra names a job, and so its log file, after this module."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from nequip_core.errors import ConfigError, NequIPError
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from nequip_train.resolvers import register_resolvers
+
+__all__ = ["GLOBAL_SEED", "application"]
+
+GLOBAL_SEED = 123
+"""Seed of the process's random numbers; model and data have seeds of their own in the config."""
+
+_HYDRA_RECORDS = {"config.yaml", "hydra.yaml", "overrides.yaml"}
+
+
+def application(arguments: Sequence[str]) -> None:
+    """Compose the config that command-line arguments name, and run what it asks for.
+
+    Args:
+        arguments: as Hydra takes them, without the name of the program.
+
+    Raises:
+        NequIPError: config, data or checkpoint are wrong.
+    """
+    register_resolvers()
+    started = time.time()
+    mistakes: list[NequIPError] = []
+
+    def task(config: DictConfig) -> None:
+        try:
+            _train(config)
+        except NequIPError as error:
+            mistakes.append(error)
+            _discard_empty_output(Path(HydraConfig.get().runtime.output_dir), started)
+            # Hydra adds lines of its own to any other exception.
+            raise SystemExit(1) from error
+
+    # Hydra names the job after the module of the task, the module that this is.
+    main = hydra.main(version_base=None, config_path=str(Path.cwd()), config_name="config")(task)
+    try:
+        with _hydra_raises(), _command_line(arguments), _logging_restored():
+            main()
+    except SystemExit:
+        if mistakes:
+            raise mistakes[0] from None
+        raise
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        cause = f"{error.__cause__}".splitlines()[:1] if error.__cause__ else []
+        raise ConfigError("; ".join(lines + cause)) from error
+
+
+def _train(config: DictConfig) -> None:
+    import lightning
+
+    from nequip_train.run import run
+
+    lightning.seed_everything(GLOBAL_SEED, workers=True, verbose=False)
+    with warnings.catch_warnings():
+        # Frames are prepared fast; more worker processes are the user's choice, not an omission.
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        run(config)
+
+
+@contextlib.contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Let Hydra raise its exceptions instead of printing them and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextlib.contextmanager
+def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Put arguments where Hydra, and Lightning for its further processes, look for them."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def _logging_restored() -> Iterator[None]:
+    """Close the log files that Hydra opens, and give the root logger its handlers back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _discard_empty_output(folder: Path, started: float) -> None:
+    """Remove the folder of a run that failed before it wrote anything but Hydra's own records."""
+    records = folder / ".hydra"
+    log = f"{HydraConfig.get().job.name}.log"
+    if not folder.is_dir() or any(item.name not in (".hydra", log) for item in folder.iterdir()):
+        return
+    files = [folder / log] if (folder / log).exists() else []
+    files += list(records.iterdir()) if records.is_dir() else []
+    ours = all(
+        item.name in (*_HYDRA_RECORDS, log) and item.stat().st_mtime >= started - 1.0
+        for item in files
+    )
+    if not ours:
+        return
+    for item in files:
+        item.unlink()
+    with contextlib.suppress(OSError):
+        # A parent that holds anything else stays: rmdir refuses.
+        for empty in (records, folder, *folder.parents):
+            if empty == Path.cwd():
+                break
+            empty.rmdir()
