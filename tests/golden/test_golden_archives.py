@@ -135,3 +135,11 @@ def test_verify_reports_a_change_a_wrong_version_and_an_empty_folder(tmp_path: P
     assert "frames.safetensors: changed since it was recorded" in result.stdout
     assert "forces of frame 'crystal' is off by 1e-09" in result.stdout
     assert "expected 0.0.0" in result.stdout
+
+
+@each_golden
+def test_every_metadata_key_is_documented(golden: Path) -> None:
+    reader = PackageReader(golden / "model.nequip.zip")
+    text = (FOLDER.parents[1] / f"docs/formats/package-v{reader.format_version}.md").read_text()
+    documented = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    assert set(reader.metadata) <= documented
