@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,6 +24,13 @@ from nequip_model.nn.graph_model import GraphModel
 __all__ = ["MODEL_DTYPES", "current_dtype", "model_builder"]
 
 MODEL_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+# Arguments that the decorator takes from every builder's caller, with their defaults.
+_PROTOCOL: dict[str, Any] = {
+    "seed": inspect.Parameter.empty,
+    "model_dtype": inspect.Parameter.empty,
+    "compile_mode": "eager",
+}
 
 _BUILDING: ContextVar[bool] = ContextVar("nequip_model_building", default=False)
 
@@ -48,7 +55,12 @@ def _construction(seed: int, dtype: torch.dtype) -> Iterator[None]:
         _BUILDING.reset(token)
 
 
-def model_builder(function: Callable[..., torch.nn.Module]) -> Callable[..., Any]:
+def model_builder(
+    function: Callable[..., torch.nn.Module] | None = None,
+    *,
+    extends: Callable[..., Any] | None = None,
+    replaces: Sequence[str] = (),
+) -> Callable[..., Any]:
     """Make a model builder of a function that returns a module.
 
     The outermost builder takes ``seed``, ``model_dtype``, ``type_names`` and ``r_max`` besides the
@@ -58,7 +70,12 @@ def model_builder(function: Callable[..., torch.nn.Module]) -> Callable[..., Any
     Args:
         function: builds the module under torch's default dtype and random state; is given
             ``type_names`` and every other keyword argument.
+        extends: the builder that gets the function's ``**kwargs``.
+        replaces: arguments of that builder which the function makes itself.
     """
+    if function is None:
+        return functools.partial(model_builder, extends=extends, replaces=replaces)
+    own = _own_parameters(function, extends, replaces)
 
     @functools.wraps(function)
     def build(**arguments: Any) -> torch.nn.Module:
@@ -80,12 +97,36 @@ def model_builder(function: Callable[..., torch.nn.Module]) -> Callable[..., Any
         if dtype not in MODEL_DTYPES:
             raise ConfigError(f"model_dtype must be one of {list(MODEL_DTYPES)}, got {dtype!r}")
         arguments["type_names"] = names
-        _check_names(function, arguments)
+        _check_names(function.__name__, own, arguments)
         with _construction(seed, MODEL_DTYPES[dtype]):
             module = function(**arguments)
         return _graph_model(module, names, dtype, arguments)
 
+    protocol = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in _PROTOCOL.items()
+        if name not in own
+    ]
+    build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        sorted([*protocol, *own.values()], key=lambda parameter: parameter.kind)
+    )
     return build
+
+
+def _own_parameters(
+    function: Callable[..., Any], extends: Callable[..., Any] | None, replaces: Sequence[str]
+) -> dict[str, inspect.Parameter]:
+    """Return the parameters of `function`, with those it passes on in place of its ``**kwargs``."""
+    parameters = dict(inspect.signature(function).parameters)
+    if extends is None:
+        return parameters
+    passed_on = {
+        name: parameter
+        for name, parameter in inspect.signature(extends).parameters.items()
+        if name not in (*replaces, *_PROTOCOL)
+    }
+    named = {n: p for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+    return {**named, **{n: p for n, p in passed_on.items() if n not in named}}
 
 
 def _checked_type_names(names: Any) -> list[str]:
@@ -101,20 +142,21 @@ def _checked_type_names(names: Any) -> list[str]:
     return listed
 
 
-def _check_names(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Raise a `ConfigError` if `arguments` are not those of `function`."""
-    parameters = inspect.signature(function).parameters
+def _check_names(
+    builder: str, parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]
+) -> None:
+    """Raise a `ConfigError` if `arguments` are not those of the builder."""
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name in arguments:
             if name not in parameters:
                 raise ConfigError(
-                    f"{function.__name__} has no argument '{name}'{closest(name, list(parameters))}"
+                    f"{builder} has no argument '{name}'{closest(name, list(parameters))}"
                 )
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 continue
-            raise ConfigError(f"{function.__name__} needs the argument '{name}'")
+            raise ConfigError(f"{builder} needs the argument '{name}'")
 
 
 def _graph_model(

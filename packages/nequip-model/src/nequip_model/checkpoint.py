@@ -39,6 +39,15 @@ CHECKPOINT_VERSION = 1
 
 VERSION_KEY = "nequip_checkpoint_version"
 
+# What torch.load raises for a file that is something else, is cut short, or would run code.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    zipfile.BadZipFile,
+)
+
 _MODEL_PREFIX = "model."
 _EMA_PREFIX = "ema.ema_weight_"
 
@@ -54,9 +63,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileFormatError: it is not a checkpoint of ours, or one of a newer version.
     """
     found = require_file(require_suffix(path, ".ckpt", "checkpoint"), "checkpoint")
+    if not zipfile.is_zipfile(found):
+        raise FileFormatError(
+            f"'{found}' is not a checkpoint, or a damaged one: it is not a complete zip archive"
+        )
     try:
         content = torch.load(found, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as err:
+    except _DAMAGED as err:
         raise FileFormatError(
             f"'{found}' is not a checkpoint, or a damaged one: it does not load as tensors and "
             f"plain containers ({str(err).splitlines()[0] if str(err) else type(err).__name__})"

@@ -33,70 +33,6 @@ PerType = float | Mapping[str, float] | None
 
 
 @model_builder
-def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in configs
-    *,
-    type_names: Sequence[str],
-    r_max: float,
-    num_layers: int = 4,
-    l_max: int = 1,
-    parity: bool = True,
-    num_features: int | Sequence[int] = 32,
-    type_embed_num_features: int | None = None,
-    radial_mlp_depth: int = 1,
-    radial_mlp_width: int = 128,
-    **kwargs: Any,
-) -> torch.nn.Module:
-    """Build a NequIP network with the same features in every hidden layer.
-
-    Besides the arguments below it takes ``seed`` (int), ``model_dtype`` (``"float32"`` or
-    ``"float64"``) and those of `FullNequIPGNNModel` that are not made from these.
-
-    Args:
-        type_names: the T type names in order.
-        r_max: cutoff radius, length.
-        num_layers: number of interaction layers.
-        l_max: highest degree of the edge harmonics and the hidden features.
-        parity: hidden features of both parities, or only of that of the harmonics.
-        num_features: channels of every degree, or one number a degree (l_max + 1 numbers).
-        type_embed_num_features: attributes of an atom; default ``num_features[0]``.
-        radial_mlp_depth: hidden layers of each radial network.
-        radial_mlp_width: width of those.
-        **kwargs: see `FullNequIPGNNModel`.
-
-    Raises:
-        ConfigError: an argument is unknown, missing or out of range.
-
-    Source: Batzner et al., Nat. Commun. 13, 2453 (2022), doi:10.1038/s41467-022-29939-5.
-    """
-    if num_layers < 1:
-        raise ConfigError(f"num_layers must be at least 1, got {num_layers}")
-    if l_max < 0:
-        raise ConfigError(f"l_max must be at least 0, got {l_max}")
-    by_degree = [num_features] * (l_max + 1) if isinstance(num_features, int) else num_features
-    if len(by_degree) != l_max + 1:
-        raise ConfigError(
-            f"num_features must be one number or l_max + 1 = {l_max + 1} numbers, got "
-            f"{len(by_degree)}: {list(by_degree)}"
-        )
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in by_degree):
-        raise ConfigError(f"num_features must be positive integers, got {list(by_degree)}")
-    hidden = hidden_layout(l_max, parity, by_degree)
-    last = Layout([(by_degree[0], 0, 1)])
-    return FullNequIPGNNModel(
-        type_names=type_names,
-        r_max=r_max,
-        irreps_edge_sh=l_max,
-        type_embed_num_features=(
-            by_degree[0] if type_embed_num_features is None else type_embed_num_features
-        ),
-        feature_irreps_hidden=[str(hidden)] * (num_layers - 1) + [str(last)],
-        radial_mlp_depth=[radial_mlp_depth] * num_layers,
-        radial_mlp_width=[radial_mlp_width] * num_layers,
-        **kwargs,
-    )
-
-
-@model_builder
 def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in configs
     *,
     type_names: Sequence[str],
@@ -216,6 +152,70 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
     )
     modules["total_energy"] = TotalEnergy()
     return ForceStressOutput(torch.nn.Sequential(modules), do_derivatives)
+
+
+@model_builder(extends=FullNequIPGNNModel, replaces=("irreps_edge_sh", "feature_irreps_hidden"))
+def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in configs
+    *,
+    type_names: Sequence[str],
+    r_max: float,
+    num_layers: int = 4,
+    l_max: int = 1,
+    parity: bool = True,
+    num_features: int | Sequence[int] = 32,
+    type_embed_num_features: int | None = None,
+    radial_mlp_depth: int = 1,
+    radial_mlp_width: int = 128,
+    **kwargs: Any,
+) -> torch.nn.Module:
+    """Build a NequIP network with the same features in every hidden layer.
+
+    Besides the arguments below it takes ``seed`` (int), ``model_dtype`` (``"float32"`` or
+    ``"float64"``) and those of `FullNequIPGNNModel` that are not made from these.
+
+    Args:
+        type_names: the T type names in order.
+        r_max: cutoff radius, length.
+        num_layers: number of interaction layers.
+        l_max: highest degree of the edge harmonics and the hidden features.
+        parity: hidden features of both parities, or only of that of the harmonics.
+        num_features: channels of every degree, or one number a degree (l_max + 1 numbers).
+        type_embed_num_features: attributes of an atom; default ``num_features[0]``.
+        radial_mlp_depth: hidden layers of each radial network.
+        radial_mlp_width: width of those.
+        **kwargs: see `FullNequIPGNNModel`.
+
+    Raises:
+        ConfigError: an argument is unknown, missing or out of range.
+
+    Source: Batzner et al., Nat. Commun. 13, 2453 (2022), doi:10.1038/s41467-022-29939-5.
+    """
+    if num_layers < 1:
+        raise ConfigError(f"num_layers must be at least 1, got {num_layers}")
+    if l_max < 0:
+        raise ConfigError(f"l_max must be at least 0, got {l_max}")
+    by_degree = [num_features] * (l_max + 1) if isinstance(num_features, int) else num_features
+    if len(by_degree) != l_max + 1:
+        raise ConfigError(
+            f"num_features must be one number or l_max + 1 = {l_max + 1} numbers, got "
+            f"{len(by_degree)}: {list(by_degree)}"
+        )
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in by_degree):
+        raise ConfigError(f"num_features must be positive integers, got {list(by_degree)}")
+    hidden = hidden_layout(l_max, parity, by_degree)
+    last = Layout([(by_degree[0], 0, 1)])
+    return FullNequIPGNNModel(
+        type_names=type_names,
+        r_max=r_max,
+        irreps_edge_sh=l_max,
+        type_embed_num_features=(
+            by_degree[0] if type_embed_num_features is None else type_embed_num_features
+        ),
+        feature_irreps_hidden=[str(hidden)] * (num_layers - 1) + [str(last)],
+        radial_mlp_depth=[radial_mlp_depth] * num_layers,
+        radial_mlp_width=[radial_mlp_width] * num_layers,
+        **kwargs,
+    )
 
 
 def _one_a_type(values: list[float] | None, type_names: Sequence[str]) -> list[float] | None:

@@ -115,14 +115,16 @@ class Convolution(torch.nn.Module):
         radial = torch.split(
             weights, [n * c for n, c in zip(self.num_paths, channels, strict=True)], dim=1
         )
-        messages = []
+        # Summed block by block: the double backward of one large concatenation would fill it with
+        # zeros once for every block.
+        sums = []
         for place, i in enumerate(self.inputs):
             matrix = mixing[place].reshape(edges, self.num_rows[place], dims[place])
             # One component in: an outer product, cheaper than as a matrix product.
             message = matrix * blocks[i] if dims[place] == 1 else torch.bmm(matrix, blocks[i])
             weight = radial[place].reshape(edges, self.num_paths[place], channels[place])
-            rows = getattr(self, f"path_of_row_{place}")
-            messages.append((message * weight.index_select(1, rows)).reshape(edges, -1))
-        message = torch.cat(messages, dim=1)
-        summed = message.new_zeros((features.shape[0], message.shape[1]))
-        return summed.index_add(0, centre, message).index_select(1, self.order)
+            message = message * weight.index_select(1, getattr(self, f"path_of_row_{place}"))
+            message = message.flatten(1)
+            zeros = message.new_zeros((features.shape[0], message.shape[1]))
+            sums.append(zeros.index_add(0, centre, message))
+        return torch.cat(sums, dim=1).index_select(1, self.order)

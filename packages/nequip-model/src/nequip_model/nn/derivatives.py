@@ -40,7 +40,8 @@ class ForceStressOutput(torch.nn.Module):
     def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the data with energies and their derivatives.
 
-        The graph of the derivatives is kept in training mode, for a loss on them.
+        In training mode the derivatives can be differentiated again, for a loss on them; in eval
+        mode every output is detached.
         """
         if not self.do_derivatives:
             return self.energy(data)
@@ -62,6 +63,8 @@ class ForceStressOutput(torch.nn.Module):
             filled = torch.where(volume > 0.0, volume, torch.ones_like(volume))
             data[STRESS_KEY] = by_strain / filled * (volume > 0.0).to(by_strain.dtype)
         data.update(given)
+        if not self.training:
+            data = {key: value.detach() for key, value in data.items()}
         return data
 
     @staticmethod

@@ -47,7 +47,6 @@ class Gate(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return (N, layout_out.dim) of (N, layout_in.dim)."""
-        rows = features.shape[0]
         inputs = {
             (l, p): block
             for block, (_, l, p) in zip(
@@ -67,4 +66,4 @@ class Gate(torch.nn.Module):
             )
             for gate, (_, l, p) in zip(gates, self.gated, strict=True):
                 outputs.append(inputs[l, p] * gate)
-        return torch.cat([block.reshape(rows, -1) for block in outputs], dim=1)
+        return torch.cat([block.flatten(1) for block in outputs], dim=1)

@@ -1,0 +1,109 @@
+"""Checkpoints load without Lightning and without running code from the file."""
+
+import pickle
+
+import pytest
+import torch
+
+from nequip_core.errors import FileFormatError, MissingFileError
+from nequip_core.saved_model import load_saved_model
+from nequip_model.checkpoint import CHECKPOINT_VERSION, VERSION_KEY, load_checkpoint
+
+MODEL = {
+    "_target_": "nequip.model.NequIPGNNModel",
+    "seed": 1,
+    "model_dtype": "float64",
+    "type_names": ["H", "C", "O"],
+    "r_max": 4.0,
+    "num_layers": 2,
+    "num_features": 4,
+    "radial_mlp_width": 8,
+    "avg_num_neighbors": 10.0,
+}
+
+
+@pytest.fixture
+def content(build):
+    """A checkpoint's content, with weights that differ from those of the seed."""
+    model = build(seed=99, per_type_energy_scales=None, per_type_energy_shifts=None)
+    state = {f"model.sole_model.{key}": value for key, value in model.state_dict().items()}
+    return {
+        VERSION_KEY: CHECKPOINT_VERSION,
+        "state_dict": {"run_stage": torch.zeros(1, dtype=torch.int64), **state},
+        "hyper_parameters": {
+            "model": MODEL,
+            "info_dict": {"versions": {"torch": "2"}, "runs": ["train"], "data": {"seed": 1}},
+        },
+    }, model
+
+
+def save(content, folder, name="best.ckpt"):
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def test_a_checkpoint_gives_back_the_model(content, crystal, tmp_path):
+    saved = load_saved_model(save(content[0], tmp_path))
+    model = saved.models["sole_model"]
+    torch.testing.assert_close(
+        model(crystal)["forces"], content[1](crystal)["forces"], rtol=0, atol=0
+    )
+    assert not model.training
+    assert saved.config == {"runs": ["train"], "data": {"seed": 1}}
+    assert saved.versions == {"torch": "2"}
+
+
+def test_averaged_weights_win(content, crystal, tmp_path):
+    file, model = content
+    for index, parameter in enumerate(model.parameters()):
+        file["state_dict"][f"ema.ema_weight_{index}"] = parameter.detach() * 0.5
+    loaded = load_checkpoint(save(file, tmp_path)).models["sole_model"]
+    for parameter, original in zip(loaded.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(parameter, original * 0.5)
+
+
+def test_a_file_that_would_run_code_is_refused(content, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('executed')",))
+
+    with pytest.raises(FileFormatError, match="does not load as tensors"):
+        load_checkpoint(save({**content[0], "extra": Bomb()}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop(VERSION_KEY), "not a checkpoint of nequip-train"),
+        (lambda c: c.update({VERSION_KEY: 999}), "install a newer nequip-model"),
+        (lambda c: c.pop("hyper_parameters"), "not a training checkpoint"),
+        (lambda c: c["hyper_parameters"].pop("model"), "no model config"),
+        (lambda c: c["state_dict"].popitem(), "do not fit its model"),
+        (lambda c: c["state_dict"].update({"ema.ema_weight_0": torch.ones(1)}), "1 averaged"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_of_ours_is_refused(content, tmp_path, change, message):
+    change(content[0])
+    with pytest.raises(FileFormatError, match=message):
+        load_checkpoint(save(content[0], tmp_path))
+
+
+@pytest.mark.parametrize("text", [b"", b"just text", pickle.dumps({"a": 1}), b"PK\x03\x04junk"])
+def test_a_file_of_another_kind_is_refused(tmp_path, text):
+    (tmp_path / "x.ckpt").write_bytes(text)
+    with pytest.raises(FileFormatError, match=r"not a (training )?checkpoint"):
+        load_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_a_truncated_checkpoint_is_refused(content, tmp_path):
+    path = save(content[0], tmp_path)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(FileFormatError, match="not a checkpoint, or a damaged one"):
+        load_checkpoint(path)
+
+
+def test_a_missing_file_and_a_wrong_name_are_said(tmp_path):
+    with pytest.raises(MissingFileError, match="does not exist"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(FileFormatError, match=r"must end in \.ckpt"):
+        load_checkpoint(tmp_path / "none.pt")
