@@ -82,6 +82,7 @@ def use_model(folder: Path, durations: dict[str, float]) -> str:
     from dynamics import PICOSECONDS, TEMPERATURE, check_drift, run_nve, write_trajectory
     from errors import compare, markdown_table, write_csv
     from figures import plot_drift, plot_learning_curve, plot_parity
+
     from nequip_integrations.ase import NequIPCalculator
 
     calculator = NequIPCalculator.from_compiled_model(folder / "model.nequip.pt2", device="cpu")
@@ -91,7 +92,8 @@ def use_model(folder: Path, durations: dict[str, float]) -> str:
         (folder / "test_errors.md").write_text(markdown_table(comparisons) + "\n")
         print(markdown_table(comparisons))
         plot_parity(comparisons, folder / "parity.png")
-        plot_learning_curve(folder / "training" / "metrics.csv", folder / "learning_curve.png")
+        metrics = folder / "training" / "metrics" / "metrics.csv"
+        plot_learning_curve(metrics, folder / "learning_curve.png")
     with step(f"molecular dynamics: {PICOSECONDS} ps of NVE from {TEMPERATURE:.0f} K", durations):
         trajectory = run_nve(calculator)
         write_trajectory(trajectory, folder / "dynamics.csv")
