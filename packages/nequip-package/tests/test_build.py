@@ -150,6 +150,20 @@ def test_float32_model_is_packaged(saved: SavedModel, tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def test_several_models_travel_in_one_package(saved: SavedModel, tmp_path: Path) -> None:
+    config = saved.config["training_module"]["model"]
+    models = torch.nn.ModuleDict(
+        {f"member{seed}": build_models({**config, "seed": seed})["sole_model"] for seed in (1, 2)}
+    ).eval()
+    committee = SavedModel(models, {}, {}, Path("committee.ckpt"))
+    found = load_package(build_package(committee, tmp_path / "committee.nequip.zip"))
+    assert list(found.models) == ["member1", "member2"]
+    frame = synthetic_frame(["Cu", "Au"], 4.0, seed=5)
+    energies = {name: model(dict(frame))["total_energy"] for name, model in found.models.items()}
+    assert not torch.equal(energies["member1"], energies["member2"])
+    assert torch.equal(energies["member2"], models["member2"](dict(frame))["total_energy"])
+
+
 def test_existing_package_is_replaced_whole(saved: SavedModel, tmp_path: Path) -> None:
     target = tmp_path / "a.nequip.zip"
     target.write_text("older")

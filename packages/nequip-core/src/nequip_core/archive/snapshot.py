@@ -42,6 +42,7 @@ def load_package(path: str | os.PathLike[str]) -> SavedModel:
         MissingDependencyError: it needs modules that are not installed.
     """
     package = _checked(path)
+    config = _read_config(package)
     models = _load_pickle(package, EAGER_MODEL)
     if not isinstance(models, torch.nn.ModuleDict):
         raise FileFormatError(
@@ -50,8 +51,8 @@ def load_package(path: str | os.PathLike[str]) -> SavedModel:
         )
     return SavedModel(
         models=models.eval(),
-        config=_read_config(package),
-        versions={key: str(value) for key, value in package.metadata.get("versions", {}).items()},
+        config=config,
+        versions={key: str(value) for key, value in _versions(package).items()},
         source=package.path,
     )
 
@@ -101,12 +102,16 @@ def _read_config(package: PackageReader) -> dict[str, Any]:
     return config
 
 
+def _versions(package: PackageReader) -> dict[str, Any]:
+    return package.metadata.get("versions") or {}
+
+
 def _version_differences(package: PackageReader) -> str:
     """Return what differs between writing and now, as a clause, or an empty string."""
     written = {
         **(package.metadata.get("external_modules") or {}),
-        "torch": package.metadata.get("versions", {}).get("torch"),
-        "python": package.metadata.get("versions", {}).get("python"),
+        "torch": _versions(package).get("torch"),
+        "python": _versions(package).get("python"),
     }
     now = {"torch": torch.__version__, "python": platform.python_version()}
     differences = []
