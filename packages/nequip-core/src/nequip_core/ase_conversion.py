@@ -71,11 +71,15 @@ def from_ase(
         for key in wanted & set(place):
             if place[key] is not None:
                 labels[names.get(key, key)] = place[key]
-    data: dict[str, Any] = {
-        key: _label(key, value, len(atoms))
-        for key, value in labels.items()
-        if get_field_type(key, error_on_unregistered=False) is not None
-    }
+    asked_for = {names.get(key, key) for key in (*(include_keys or ()), *(key_mapping or ()))}
+    data: dict[str, Any] = {}
+    for key, value in labels.items():
+        if get_field_type(key, error_on_unregistered=False) is not None:
+            data[key] = _label(key, value, len(atoms))
+        elif key in asked_for:
+            raise DataError(
+                f"'{key}' is not a registered field: register it with nequip.data.register_fields"
+            )
     cell = np.asarray(atoms.cell, dtype=np.float64)
     if np.asarray(atoms.pbc).any() and not cell.any():
         raise DataError("the structure is periodic but its cell is zero")

@@ -1,0 +1,45 @@
+"""The field registry."""
+
+import pytest
+
+from nequip_core import fields
+
+
+@pytest.fixture
+def clean():
+    yield
+    fields.deregister_fields("my_node", "my_graph")
+
+
+def test_custom_fields_are_registered_and_forgotten(clean):
+    fields.register_fields(
+        node_fields=["my_node"], graph_fields=["my_graph"], long_fields=["my_node"]
+    )
+    fields.register_fields(node_fields=["my_node"])
+    assert fields.get_field_type("my_node") == "node"
+    assert fields.is_long("my_node")
+    fields.deregister_fields("my_node")
+    assert fields.get_field_type("my_node", error_on_unregistered=False) is None
+    with pytest.raises(KeyError, match="Unregistered key my_node"):
+        fields.get_field_type("my_node")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"node_fields": "abc"}, TypeError, "sequence of names"),
+        ({"node_fields": ["a.b"]}, ValueError, "must not contain a dot"),
+        ({"node_fields": ["cell"]}, ValueError, "already a graph field"),
+        ({"node_fields": ["x"], "edge_fields": ["x"]}, ValueError, "cannot be edge too"),
+        ({"cartesian_tensor_fields": {"x": "ijk"}}, ValueError, "formula"),
+    ],
+)
+def test_conflicts_are_refused_and_change_nothing(arguments, error, message):
+    with pytest.raises(error, match=message):
+        fields.register_fields(**arguments)
+    assert fields.get_field_type("x", error_on_unregistered=False) is None
+
+
+def test_built_in_fields_stay():
+    with pytest.raises(ValueError, match="built-in"):
+        fields.deregister_fields("forces")
