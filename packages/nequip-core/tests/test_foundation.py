@@ -122,7 +122,7 @@ def test_plugin_faults_name_the_distribution(monkeypatch):
         plugins.load_plugin("g", "bad")
     with pytest.raises(PluginError, match=r"no 'goood'.*found: bad, good, twice.*did you mean"):
         plugins.load_plugin("g", "goood")
-    with pytest.raises(PluginError, match="extension 'broken' from dist-c==1.0"):
+    with pytest.raises(PluginError, match=r"extension 'broken' from dist-c==1.0"):
         plugins.import_extensions()
 
 
@@ -143,7 +143,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_paths_are_checked(tmp_path):
-    with pytest.raises(MissingFileError, match="no package at .*does not exist"):
+    with pytest.raises(MissingFileError, match=r"no package at .*does not exist"):
         require_file(tmp_path / "x", "package")
     with pytest.raises(MissingFileError, match="this is a folder"):
         require_file(tmp_path, "package")
