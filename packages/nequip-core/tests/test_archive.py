@@ -237,6 +237,26 @@ def test_damaged_member_is_named(package: Path, tmp_path: Path) -> None:
         load_package(damaged)
 
 
+def test_encrypted_member_is_refused(package: Path, tmp_path: Path) -> None:
+    content = bytearray(rewrite(package, tmp_path / "a.nequip.zip", {}).read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    while directory >= 0:  # flag bit 0 of every entry of the central directory
+        content[directory + 8] |= 1
+        directory = content.find(b"PK\x01\x02", directory + 4)
+    (tmp_path / "a.nequip.zip").write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"damaged at .*encrypted"):
+        PackageReader(tmp_path / "a.nequip.zip")
+
+
+def test_module_missing_beside_code_of_another_python_is_not_guessed(
+    needy_package: Path, tmp_path: Path
+) -> None:
+    changes = {"toy_needy.py": "import toy_outside\nthis is no python\n"}
+    odd = rewrite(needy_package, tmp_path / "a.nequip.zip", changes)
+    with pytest.raises(FileFormatError, match="SyntaxError"):
+        load_package(odd)
+
+
 def test_package_runs_its_own_code(package: Path) -> None:
     saved = load_package(package)
     model = saved.models["sole_model"]

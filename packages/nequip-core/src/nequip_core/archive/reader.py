@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from nequip_core.errors import FileFormatError, MissingFileError
 from nequip_core.files import require_file, require_suffix
 
 __all__ = ["PackageReader"]
+
+# What zipfile raises for members that are damaged, encrypted or compressed by unknown means.
+_UNREADABLE = (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error)
 
 
 class PackageReader:
@@ -84,7 +88,7 @@ class PackageReader:
                 return archive.read(f"{self.root}/{member}")
         except KeyError:
             raise FileFormatError(f"'{self.path}' is no package: it has no '{member}'") from None
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise FileFormatError(f"'{self.path}' is damaged at '{member}': {error}") from error
 
     def read_text(self, member: str) -> str:
@@ -107,7 +111,7 @@ class PackageReader:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 damaged = archive.testzip()
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise FileFormatError(f"'{self.path}' is damaged: {error}") from error
         if damaged is not None:
             raise FileFormatError(f"'{self.path}' is damaged: bad checksum of '{damaged}'")

@@ -67,7 +67,10 @@ def _imported_on_load(package: PackageReader) -> set[str]:
             continue
         done.add(module)
         is_package = sources[module].endswith("/__init__.py")
-        tree = ast.parse(package.read_bytes(sources[module]))
+        try:
+            tree = ast.parse(package.read_bytes(sources[module]))
+        except SyntaxError:
+            continue  # written for another Python; running it will say so
         parts = module.split(".")
         names = {".".join(parts[:depth]) for depth in range(1, len(parts))}
         for name in _imports(tree, module if is_package else module.rpartition(".")[0]):
