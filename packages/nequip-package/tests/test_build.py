@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import linecache
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,12 +135,24 @@ def test_example_is_made_up(package: Path) -> None:
     assert all(torch.equal(example[key], expected[key]) for key in expected)
 
 
-def test_package_depends_on_no_clock_and_no_temporary_name(
-    saved: SavedModel, package: Path, tmp_path: Path
+def test_same_model_gives_the_same_bytes_in_any_process(
+    checkpoint: Path, package: Path, tmp_path: Path
 ) -> None:
-    again = build_package(saved, tmp_path / package.name)
+    again = tmp_path / package.name
+    code = "import sys; from nequip_package.command import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    command = [sys.executable, "-c", code, "build", str(checkpoint), str(again)]
+    subprocess.run(command, env=environment, check=True)
     digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (package, again)}
     assert len(digests) == 1
+
+
+def test_packaging_leaves_the_model_as_it_was(saved: SavedModel, tmp_path: Path) -> None:
+    kinds = [type(value) for module in saved.models.modules() for value in vars(module).values()]
+    build_package(saved, tmp_path / "a.nequip.zip")
+    assert kinds == [
+        type(value) for module in saved.models.modules() for value in vars(module).values()
+    ]
 
 
 def test_float32_model_is_packaged(saved: SavedModel, tmp_path: Path) -> None:

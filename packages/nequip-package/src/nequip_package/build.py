@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch.package import PackageExporter, is_from_package
 from torch.package import PackagingError as TorchPackagingError
@@ -28,6 +30,9 @@ from nequip_core.synthetic import synthetic_frame
 from nequip_package.metadata import config_text, metadata_text, package_metadata
 from nequip_package.rules import collect_rules
 from nequip_package.verify import verify_package
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["build_package"]
 
@@ -89,7 +94,7 @@ def _export(
         with warnings.catch_warnings():
             # torch.package itself uses the storage class that torch deprecates.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-            with PackageExporter(path) as exporter:
+            with PackageExporter(path) as exporter, _ordered_sets(saved.models):
                 exporter.extern([f"{name}.**" for name in rules.external])
                 exporter.mock([f"{name}.**" for name in rules.mock])
                 exporter.intern([f"{name}.**" for name in rules.internal])
@@ -101,6 +106,34 @@ def _export(
         raise PackagingError(_broken_imports(error)) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise PackagingError(f"the model of '{saved.source}' cannot be pickled: {error}") from error
+
+
+class _OrderedSet(set[Any]):
+    """A set that is pickled as a plain set, its items in a fixed order."""
+
+    def __reduce__(self) -> tuple[type[set[Any]], tuple[list[Any]]]:
+        return set, (sorted(self, key=repr),)
+
+
+@contextlib.contextmanager
+def _ordered_sets(models: torch.nn.Module) -> Iterator[None]:
+    """Order the sets that modules hold while inside, so that equal models give equal files.
+
+    torch keeps the names of non-persistent buffers in a set, whose order differs by process.
+    """
+    found = [
+        (vars(module), name, value)
+        for module in models.modules()
+        for name, value in vars(module).items()
+        if type(value) is set
+    ]
+    try:
+        for attributes, name, value in found:
+            attributes[name] = _OrderedSet(value)
+        yield
+    finally:
+        for attributes, name, value in found:
+            attributes[name] = value
 
 
 def _broken_imports(error: TorchPackagingError) -> str:
