@@ -7,7 +7,6 @@ loss, metrics and optimizer is built once for trial, with 1.0 for the statistics
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from nequip_core.documented_names import canonical_name
 from nequip_core.errors import ConfigError, NequIPError, closest
 from nequip_core.instantiate import TARGET
-
 from nequip_train.construction import SPECIAL_KEYS, argument_mistake, call, resolve_target
 from nequip_train.resolvers import STATISTICS_RESOLVER, register_statistics
 
@@ -87,21 +85,25 @@ def check_config(config: DictConfig) -> Plan:
     if checkpoint is None:
         asked = register_statistics(None)
         module_config = _section(config, "training_module")
-        _check_training_module(module_config, stages, trainer)
+        _check_training_module(module_config, stages)
         _check_data_fits_model(data, module_config["model"])
         if asked and data.get("stats_manager") is None:
             raise ConfigError(
-                f"${{{STATISTICS_RESOLVER}:{asked[0]}}} is used, but data.stats_manager is missing; "
-                "add e.g. stats_manager: {_target_: nequip.data.CommonDataStatisticsManager, ...}"
+                f"${{{STATISTICS_RESOLVER}:{asked[0]}}} is used, but data.stats_manager is "
+                "missing; add e.g. one of nequip.data.CommonDataStatisticsManager"
             )
     return Plan(stages, data, trainer, checkpoint, asked)
 
 
 def _check_top_level(keys: Sequence[str]) -> None:
     for key in keys:
-        near = difflib.get_close_matches(key, TOP_LEVEL_KEYS, n=1, cutoff=0.8)
-        if key not in TOP_LEVEL_KEYS and near and near[0] not in keys:
-            raise ConfigError(f"unknown top-level key '{key}'; did you mean '{near[0]}'?")
+        if key in TOP_LEVEL_KEYS:
+            continue
+        # Other keys are free variables; one that is all but a documented key is a misspelling.
+        for near in difflib.get_close_matches(key, TOP_LEVEL_KEYS, n=1, cutoff=0.8):
+            likeness = difflib.SequenceMatcher(None, key, near).ratio()
+            if near not in keys or likeness > 0.9:
+                raise ConfigError(f"unknown top-level key '{key}'; did you mean '{near}'?")
     for section in SECTIONS:
         if section not in keys:
             raise ConfigError(
@@ -203,9 +205,7 @@ def training_module(
     return call(target, arguments, where)
 
 
-def _check_training_module(
-    config: Mapping[str, Any], stages: Sequence[str], trainer: Mapping[str, Any]
-) -> None:
+def _check_training_module(config: Mapping[str, Any], stages: Sequence[str]) -> None:
     if not isinstance(config.get("model"), Mapping) or TARGET not in config["model"]:
         raise ConfigError(f"training_module.model: needs a mapping with '{TARGET}'")
     for stage in stages:
@@ -216,20 +216,15 @@ def _check_training_module(
                     f"training_module.{key}: is needed to run '{stage}'{closest(key, names)}"
                 )
     resolve_target(config["model"], "training_module.model")
-    try:
-        module = training_module(config, {"train": 1, "val": 1, "test": 1}, {})
-    except ConfigError as error:
-        # The model's builder does not know where its config stands.
-        text = str(error).removeprefix("training_module: ")
-        prefix = "" if text.startswith("training_module.") else "training_module: "
-        raise ConfigError(f"{prefix}{text}") from error
+    module = training_module(config, {"train": 1, "val": 1, "test": 1}, {})
     if "train" in stages:
         module.configure_optimizers()
 
 
 def _check_data_fits_model(data: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     """Compare types and cutoff of the data's transforms with the model's."""
-    names, r_max = model.get("type_names"), model.get("r_max")
+    names = model.get("type_names")
+    r_max: Any = model.get("r_max")
     for where, config in _targets(data, "data"):
         target = canonical_name(str(config[TARGET]))
         given = config.get("model_type_names")
@@ -238,7 +233,7 @@ def _check_data_fits_model(data: Mapping[str, Any], model: Mapping[str, Any]) ->
                 f"{where}.model_type_names: {list(given)} differs from "
                 f"training_module.model.type_names {list(names)}; atom types would be mixed up"
             )
-        cutoff = config.get("r_max")
+        cutoff: Any = config.get("r_max")
         numbers = isinstance(cutoff, int | float) and isinstance(r_max, int | float)
         if target == _NEIGHBORS and numbers and cutoff < r_max:
             raise ConfigError(
@@ -257,8 +252,3 @@ def _targets(config: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
         return []
     own = [(where, config)] if isinstance(config, Mapping) and TARGET in config else []
     return own + [found for path, item in items for found in _targets(item, path)]
-
-
-def absolute_path(path: str) -> str:
-    """Return the absolute form of a path given by the user."""
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps '..' links

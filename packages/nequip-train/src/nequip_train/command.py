@@ -9,7 +9,6 @@ from pathlib import Path
 from nequip_core.command_line import run_command
 from nequip_core.errors import FileFormatError
 from nequip_core.files import require_file
-
 from nequip_train._version import __version__
 
 __all__ = ["main"]
@@ -141,9 +140,7 @@ def _split(arguments: list[str]) -> tuple[dict[str, str], list[str], list[str]]:
                 options[name] = value
             else:
                 rest += [name, value]
-        elif argument.startswith("-") or has_value or argument.startswith("~"):
-            rest.append(argument)
-        elif rest and rest[-1] in ("--info", "-i"):
+        elif has_value or argument.startswith(("-", "~")) or rest[-1:] in (["--info"], ["-i"]):
             rest.append(argument)
         else:
             files.append(argument)

@@ -92,11 +92,11 @@ def argument_mistake(
         if name not in names and not is_open:
             near = closest(str(name), names) or f" (it takes {', '.join(names)})"
             return f"{where}.{name}: {label} has no argument '{name}'{near}"
-    missing = [name for name in required if name not in given and name not in names[:positional]]
-    if missing and check_missing:
-        near = [name for name in given if is_open and closest(name, missing)]
-        hint = f" (is '{near[0]}' a misspelling of it?)" if near else ""
-        return f"{where}: {label} needs the argument '{missing[0]}'{hint}"
+    lacking = [name for name in required if name not in given and name not in names[:positional]]
+    if lacking and check_missing:
+        alike = [name for name in given if is_open and closest(name, lacking)]
+        hint = f" (is '{alike[0]}' a misspelling of it?)" if alike else ""
+        return f"{where}: {label} needs the argument '{lacking[0]}'{hint}"
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
 from nequip_core.errors import ConfigError
 
 __all__ = ["EMAWeights"]

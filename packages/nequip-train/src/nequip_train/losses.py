@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torchmetrics
+
 from nequip_core.errors import ConfigError, closest
 from nequip_core.fields import FORCE_KEY, STRESS_KEY, TOTAL_ENERGY_KEY
-
 from nequip_train.data.modifiers import PerAtomModifier
 from nequip_train.metrics import (
     MaximumAbsoluteError,
@@ -54,7 +54,7 @@ def _loss(
     for key in coeffs:
         if key not in fields:
             raise ConfigError(
-                f"coeffs has no key '{key}', only {', '.join(fields)}{closest(str(key), fields)}"
+                f"coeffs has no key '{key}', only {', '.join(fields)}{closest(str(key), list(fields))}"
             )
     missing = [field for field in fields if field not in coeffs]
     if missing:
@@ -80,7 +80,7 @@ def _check_fields(ignore_nan: Mapping[str, bool] | None, fields: Sequence[str]) 
     for key in ignore_nan or ():
         if key not in fields:
             raise ConfigError(
-                f"ignore_nan has no key '{key}', only {', '.join(fields)}{closest(key, fields)}"
+                f"ignore_nan has no key '{key}', only {', '.join(fields)}{closest(key, list(fields))}"
             )
 
 

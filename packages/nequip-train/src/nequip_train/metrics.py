@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torchmetrics
+
 from nequip_core.errors import ConfigError
 
 __all__ = [
@@ -84,7 +85,7 @@ class RootMeanSquaredError(MeanSquaredError):
         return "rmse"
 
 
-class HuberLoss(_MeanError):
+class HuberLoss(_MeanError):  # noqa: N818 - documented name, and no exception
     """Huber's loss: e^2 / 2 up to an error e of delta, delta (e - delta / 2) beyond.
 
     Args:

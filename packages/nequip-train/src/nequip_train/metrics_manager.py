@@ -1,4 +1,4 @@
-"""Several error metrics at once, with names, coefficients and a weighted sum: losses and reports."""
+"""Several error metrics with names, coefficients and a weighted sum: losses and reports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import torchmetrics
+
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.fields import ATOM_TYPE_KEY
 from nequip_core.frames import Frame
-
 from nequip_train.data.modifiers import BaseModifier, field_of
 
 __all__ = ["MetricEntry", "MetricsManager"]
@@ -53,7 +53,7 @@ class MetricsManager(torch.nn.ModuleDict):
     """Metrics by name, and their weighted sum.
 
     A call takes a batch in and returns its values, which can be differentiated; `compute` returns
-    the values since the last `reset`. A term without a single label has the value NaN in a report and
+    the values since the last `reset`. A term without a single label has the value NaN and
     adds nothing to the weighted sum.
 
     Args:

@@ -7,12 +7,12 @@ from typing import Any
 
 import lightning
 import torch
-from nequip_core.errors import ConfigError
+
+from nequip_core.errors import ConfigError, NequIPError
 from nequip_core.fields import NUM_NODES_KEY, TOTAL_ENERGY_KEY
 from nequip_core.frames import Frame, detach_, num_frames
 from nequip_core.saved_model import SOLE_MODEL
 from nequip_model.checkpoint import CHECKPOINT_VERSION, VERSION_KEY, build_models
-
 from nequip_train.construction import build, call, resolve_target
 from nequip_train.ema import EMAWeights
 from nequip_train.metrics_manager import WEIGHTED_SUM, MetricsManager
@@ -25,7 +25,7 @@ Config = Mapping[str, Any]
 class NequIPLightningModule(lightning.LightningModule):
     """Trains a model on a loss and reports metrics, all of them given by configs.
 
-    Logged are ``train_loss_step/<name>``, ``train_loss_epoch/<name>``, the same of ``train_metric``,
+    Logged are ``train_loss_step/<name>``, ``train_loss_epoch/<name>``, both of ``train_metric`` too,
     ``val<i>_epoch/<name>`` and ``test<i>_epoch/<name>``, i counting the data sets. The configs go
     into the checkpoint as they are, so it can be read without this class.
 
@@ -73,7 +73,8 @@ class NequIPLightningModule(lightning.LightningModule):
         self.lr_scheduler_config = lr_scheduler
         self.world_size = 1
         self.model = self._build_model()
-        self.type_names: list[str] = list(next(iter(self.model.values())).type_names)
+        first: Any = next(iter(self.model.values()))
+        self.type_names: list[str] = list(first.type_names)
         self.loss = self._manager(loss, "loss")
         if self.loss is not None:
             if not self.loss.do_weighted_sum:
@@ -89,7 +90,11 @@ class NequIPLightningModule(lightning.LightningModule):
 
     def _build_model(self) -> torch.nn.ModuleDict:
         """Return the models by name."""
-        return build_models(self.model_config)
+        try:
+            return build_models(self.model_config)
+        except (NequIPError, TypeError, ValueError, KeyError) as error:
+            kind = type(error) if isinstance(error, NequIPError) else ConfigError
+            raise kind(f"training_module.model: {error}") from error
 
     def _manager(self, config: Config | None, key: str) -> MetricsManager | None:
         if config is None:

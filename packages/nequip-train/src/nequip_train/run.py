@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.instantiate import TARGET
 from nequip_core.plugins import import_extensions
-
 from nequip_train.check import Plan, check_config, resolve, training_module
 from nequip_train.construction import SPECIAL_KEYS, build, call, resolve_target
 from nequip_train.resolvers import register_resolvers, register_statistics

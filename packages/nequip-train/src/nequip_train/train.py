@@ -15,10 +15,10 @@ import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from nequip_core.errors import ConfigError, NequIPError
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from nequip_core.errors import ConfigError, NequIPError
 from nequip_train.resolvers import register_resolvers
 
 __all__ = ["GLOBAL_SEED", "application"]
@@ -72,10 +72,42 @@ def _train(config: DictConfig) -> None:
     from nequip_train.run import run
 
     lightning.seed_everything(GLOBAL_SEED, workers=True, verbose=False)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _lightning_log():
         # Frames are prepared fast; more worker processes are the user's choice, not an omission.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
+        # Hydra has just written its records there.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+        # Lightning's own use of a name that torch has deprecated.
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         run(config)
+
+
+@contextlib.contextmanager
+def _lightning_log() -> Iterator[None]:
+    """Show Lightning's messages once, by Hydra's handlers, and without its advertisement."""
+    removed = []
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logger = logging.getLogger(name)
+        removed.append((logger, list(logger.handlers)))
+        logger.handlers.clear()
+    try:
+        with _without(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "litlogger"):
+            yield
+    finally:
+        for logger, handlers in removed:
+            logger.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def _without(logger: logging.Logger, text: str) -> Iterator[None]:
+    def wanted(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning
 import torch
+
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.frames import Frame, batched_from_list
-
 from nequip_train.construction import build
 from nequip_train.data.datasets import AtomicDataset
 from nequip_train.data.statistics import DataStatisticsManager
@@ -319,7 +319,7 @@ class ASEDataModule(NequIPDataModule):
             split = {key: value for key, value in item.items() if key != "file_path"}
             splits.append({**split, "dataset": config(item["file_path"])})
         paths = (train_file_path, val_file_path, test_file_path, predict_file_path)
-        files = {
+        files: dict[str, Any] = {
             f"{part}_dataset": [config(path) for path in _listed(value)]
             for part, value in zip(PARTS, paths, strict=True)
         }

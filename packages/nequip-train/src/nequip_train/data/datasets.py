@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
 from nequip_core.ase_conversion import from_ase
 from nequip_core.errors import ConfigError, DataError, NequIPError, closest
 from nequip_core.files import require_file
@@ -304,7 +304,7 @@ class RandomSplitAndIndexDataset(_Subset):
                 f"{closest(dataset_key, list(split_dict))}"
             )
         try:
-            parts = torch.utils.data.random_split(
+            parts: list[Any] = torch.utils.data.random_split(
                 range(len(dataset)),  # type: ignore[arg-type]
                 list(split_dict.values()),
                 generator=torch.Generator().manual_seed(seed),

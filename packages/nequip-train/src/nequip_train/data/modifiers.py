@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.fields import (
     BATCH_KEY,
@@ -71,7 +72,9 @@ class PerAtomModifier(BaseModifier):
     def __init__(self, field: str, factor: float | None = None) -> None:
         super().__init__(field)
         if self.type != "graph":
-            raise ConfigError(f"PerAtomModifier needs a graph field, '{field}' is a {self.type} one")
+            raise ConfigError(
+                f"PerAtomModifier needs a graph field, '{field}' is a {self.type} one"
+            )
         self.factor = factor
 
     def __call__(self, data: Frame) -> torch.Tensor:

@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.fields import (
     ATOM_TYPE_KEY,
@@ -20,7 +21,6 @@ from nequip_core.fields import (
     TOTAL_ENERGY_KEY,
 )
 from nequip_core.frames import Frame
-
 from nequip_train.data.modifiers import BaseModifier, NumNeighbors, PerAtomModifier, field_of
 from nequip_train.data.running import (
     Count,
@@ -142,8 +142,8 @@ class DataStatisticsManager:
     """Computes statistics of a data set in one pass.
 
     Args:
-        metrics: one mapping a statistic, with the keys ``field`` (name or modifier), ``metric`` (one
-            of this module's, or any torchmetrics metric of one argument), ``per_type`` (one value
+        metrics: one mapping a statistic, with the keys ``field`` (name or modifier), ``metric``
+            (one of this module's, or any torchmetrics metric of one argument), ``per_type`` (one value
             a type; for edge fields one a pair, labelled ``centre_neighbour``), ``ignore_nan`` (NaN
             stands for "no label"), ``name`` (default: field and metric).
         dataloader_kwargs: arguments of the data loader to use instead of those of training.
