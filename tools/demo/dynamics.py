@@ -65,6 +65,8 @@ def run_nve(calculator: Calculator) -> Trajectory:
     """Run velocity Verlet from a thermalized crystal and return what it did."""
     atoms = ordered_alloy()
     thermalize(atoms, 2 * TEMPERATURE, np.random.default_rng(SEED))
+    # So few momenta scatter by tens of kelvin.
+    atoms.set_momenta(atoms.get_momenta() * (2 * TEMPERATURE / atoms.get_temperature()) ** 0.5)
     atoms.calc = calculator
     rows: list[tuple[float, float, float]] = []
 

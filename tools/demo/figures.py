@@ -102,16 +102,17 @@ def plot_drift(trajectory: Trajectory, file: Path) -> None:
         figure, (upper, lower) = plt.subplots(
             2, 1, figsize=(7, 4.6), sharex=True, height_ratios=(2, 1)
         )
-        upper.axhspan(-DRIFT_LIMIT, DRIFT_LIMIT, color="#ebf8ff", zorder=0)
         upper.plot(trajectory.time, trajectory.total, color=BLUE, linewidth=0.8)
-        upper.set_ylim(-1.3 * DRIFT_LIMIT, 1.3 * DRIFT_LIMIT)
-        upper.set_ylabel("change (meV/atom)")
-        upper.set_title(
-            f"Total energy: drift {trajectory.drift:+.4f} meV/atom, "
-            f"largest deviation {trajectory.largest_deviation:.4f} (shaded: allowed)"
+        low, high = trajectory.total.min(), trajectory.total.max()
+        upper.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+        upper.set_title("Total energy, change since the start (meV/atom)")
+        text = (
+            f"drift {trajectory.drift:+.4f}, largest change {trajectory.largest_deviation:.4f} "
+            f"(allowed: {DRIFT_LIMIT:g})"
         )
+        upper.text(0.98, 0.94, text, transform=upper.transAxes, ha="right", va="top")
         lower.plot(trajectory.time, trajectory.temperature, color=ORANGE, linewidth=0.8)
-        lower.set_ylabel("temperature (K)")
+        lower.set_title("Temperature (K)")
         lower.set_xlabel("time (ps)")
         lower.set_xlim(trajectory.time[0], trajectory.time[-1])
         figure.savefig(file)
