@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
     "font.size": 9,
