@@ -17,6 +17,7 @@ from nequip_compile.verify import (
     FieldComparison,
     compare_models,
     comparison_table,
+    eager_references,
     require_agreement,
     verification_frames,
 )
@@ -36,6 +37,8 @@ _OPTIONS: dict[str, Any] = {
     # Otherwise the number of threads of the compiling process is written into the code, and a
     # file made on a login node runs with that many threads everywhere.
     "cpp.dynamic_threads": True,
+    # Scatters call torch's kernel, see nequip_compile.export.
+    "cpp.fallback_scatter_reduce_sum": True,
 }
 
 
@@ -70,6 +73,8 @@ def compile_model(
     _require_graph_model(model)
     _require_compiler()
     eager = copy.deepcopy(model).eval().requires_grad_(False).to(place)
+    with stage("evaluating the model before compilation"):
+        references = eager_references(eager, target, _verification_frames(eager, target, place))
     with stage(f"tracing for target '{target.name}'"):
         program = export_model(eager, target, _examples(eager, target, place))
     with atomic_path(final) as path:
@@ -79,7 +84,8 @@ def compile_model(
             say(f"not compared with the eager model, because {SKIP_CHECK_VARIABLE}=1")
             return []
         with stage("comparing with the eager model"):
-            comparisons = _compare(eager, path, target, place)
+            compiled = load_compiled_model(path, place)
+            comparisons = compare_models(compiled, references, str(eager.model_dtype))
         say(comparison_table(comparisons))
         require_agreement(comparisons)
     return comparisons
@@ -157,12 +163,11 @@ def _compile(program: Any, path: Path, metadata: dict[str, str]) -> None:
         ) from error
 
 
-def _compare(
-    eager: torch.nn.Module, path: Path, target: CompileTarget, device: torch.device
-) -> list[FieldComparison]:
-    frames = {
+def _verification_frames(
+    model: torch.nn.Module, target: CompileTarget, device: torch.device
+) -> dict[str, Frame]:
+    frames = verification_frames(target, model.type_names, model.r_max)  # type: ignore[arg-type]
+    return {
         title: {key: value.to(device) for key, value in frame.items()}
-        for title, frame in verification_frames(target, eager.type_names, eager.r_max).items()  # type: ignore[arg-type]
+        for title, frame in frames.items()
     }
-    compiled = load_compiled_model(path, device)
-    return compare_models(compiled, eager, target, str(eager.model_dtype), frames)

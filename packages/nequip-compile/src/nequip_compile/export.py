@@ -130,7 +130,12 @@ def export_model(
 def _trace(wrapper: ListInputOutput, tensors: tuple[torch.Tensor, ...]) -> GraphModule:
     """Return the operations of one call, the backward pass included, with symbolic sizes."""
     try:
-        return make_fx(wrapper, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*tensors)
+        return make_fx(
+            wrapper,
+            decomposition_table={torch.ops.aten.index_add.default: _index_add_by_scatter},
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+        )(*tensors)
     except ConfigError:
         raise
     except Exception as error:
@@ -138,3 +143,18 @@ def _trace(wrapper: ListInputOutput, tensors: tuple[torch.Tensor, ...]) -> Graph
             f"the model cannot be traced ({type(error).__name__}: {error}); models are traced with "
             "symbolic sizes, so no Python branch may depend on a tensor's values"
         ) from error
+
+
+def _index_add_by_scatter(
+    base: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1
+) -> torch.Tensor:
+    """Return ``base.index_add(dim, index, source, alpha=alpha)`` by a scatter.
+
+    The compiler's own code for ``index_add`` on several CPU threads can write outside of the
+    result (https://github.com/pytorch/pytorch/issues/191837); a scatter becomes a call of torch's
+    kernel, whose sums also do not depend on the order of threads.
+    """
+    shape = [1] * source.dim()
+    shape[dim] = -1
+    scaled = source if alpha == 1 else source * alpha
+    return base.scatter_add(dim, index.view(shape).expand(source.shape), scaled)

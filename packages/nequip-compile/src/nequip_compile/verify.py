@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nequip_compile.export import ListInputOutput, target_inputs
 from nequip_core.compile_targets import CompileTarget
 from nequip_core.errors import CompileError
 from nequip_core.fields import (
@@ -23,12 +24,20 @@ from nequip_core.neighbors import compute_neighborlist_
 from nequip_core.synthetic import synthetic_frame
 from nequip_core.tolerances import model_tolerance
 
-__all__ = ["FieldComparison", "compare_models", "comparison_table", "verification_frames"]
+__all__ = [
+    "FieldComparison",
+    "Reference",
+    "compare_models",
+    "comparison_table",
+    "eager_references",
+    "require_agreement",
+    "verification_frames",
+]
 
 Model = Callable[[Frame], Frame]
 
-# Fraction of a field's scale below which the scale is not taken to fall, so that fields which
-# happen to vanish in all frames do not ask for exact equality.
+# The scale of a field, in its unit, is not taken to be smaller, so that fields which vanish in all
+# frames do not ask for exact equality.
 _SMALLEST_SCALE = 1e-2
 # Relative rounding error of float64 sums over many atoms, all of one large offset.
 _FLOAT64_ROUNDING = 1e-13
@@ -88,53 +97,101 @@ def _single_atom(r_max: float) -> Frame:
     return compute_neighborlist_(frame, r_max)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What the eager model gives for one frame."""
+
+    inputs: Frame
+    """The input fields."""
+    outputs: Frame
+    """The output fields."""
+    isolated: Frame
+    """The output fields of the same atoms without any edge."""
+
+
+def eager_references(
+    eager: torch.nn.Module, target: CompileTarget, frames: dict[str, Frame]
+) -> dict[str, Reference]:
+    """Return what the eager model gives for every frame, by description.
+
+    Args:
+        eager: a graph model.
+        target: fields to compare.
+        frames: prepared frames on the model's device, by description.
+
+    Raises:
+        CompileError: an output is not finite, so there is nothing to compare with.
+        ConfigError: the target asks for fields that there are not.
+    """
+    wrapper = ListInputOutput(eager, target.inputs, target.outputs)
+    references = {}
+    for title, frame in frames.items():
+        inputs = dict(zip(target.inputs, target_inputs(target, frame), strict=True))
+        outputs = dict(zip(target.outputs, wrapper(*inputs.values()), strict=True))
+        isolated = wrapper(*_without_edges(inputs).values())
+        for name, values in outputs.items():
+            if not bool(torch.isfinite(values).all()):
+                raise CompileError(
+                    f"before compilation the model's '{name}' is not finite for the frame '{title}'"
+                )
+        references[title] = Reference(
+            inputs, outputs, dict(zip(target.outputs, isolated, strict=True))
+        )
+    return references
+
+
 def compare_models(
-    compiled: Model, eager: Model, target: CompileTarget, model_dtype: str, frames: dict[str, Frame]
+    compiled: Model, references: dict[str, Reference], model_dtype: str
 ) -> list[FieldComparison]:
-    """Return the comparison of every output field, in the order of `target`.
+    """Return the comparison of every output field.
 
     A difference is measured against the part of the field that comes from the interaction of
     atoms, so that large energies of isolated atoms do not hide an error. Each field's scale is
     taken over all frames; the tolerance is `nequip_core.tolerances.model_tolerance` of it.
 
     Args:
-        compiled: takes and returns the fields of `target`.
-        eager: takes the same fields.
-        target: fields to compare.
+        compiled: takes the fields that `references` holds as inputs.
+        references: what the eager model gives, by description of the frame.
         model_dtype: ``"float32"`` or ``"float64"``.
-        frames: prepared frames on the models' device, by description.
+
+    Raises:
+        CompileError: an output has another shape.
     """
-    tolerance = model_tolerance(model_dtype)
-    names = target.outputs
-    errors: dict[str, dict[str, float]] = {name: {} for name in names}
-    scales, magnitudes = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for title, frame in frames.items():
-        inputs = {name: frame[name] for name in target.inputs}
-        reference, isolated = eager(dict(inputs)), eager(_without_edges(inputs))
-        found = compiled(inputs)
-        for name in names:
-            if found[name].shape != reference[name].shape:
-                raise CompileError(
-                    f"compiled and eager model disagree in the shape of '{name}' for the frame "
-                    f"'{title}': {tuple(found[name].shape)} against {tuple(reference[name].shape)}"
-                )
-            errors[name][title] = _largest(found[name] - reference[name])
-            scales[name] = max(scales[name], _largest(reference[name] - isolated[name]))
-            magnitudes[name] = max(magnitudes[name], _largest(reference[name]))
-    comparisons = []
-    for name in names:
-        worst = max(errors[name], key=lambda title: _nan_last(errors[name][title]))
-        comparisons.append(
-            FieldComparison(
-                field=name,
-                max_error=errors[name][worst],
-                scale=scales[name],
-                allowed=tolerance * max(scales[name], _SMALLEST_SCALE)
-                + _FLOAT64_ROUNDING * magnitudes[name],
-                worst=worst,
-            )
+    found = {title: compiled(reference.inputs) for title, reference in references.items()}
+    names = list(next(iter(references.values())).outputs)
+    return [
+        _compare_field(
+            name,
+            {title: outputs[name] for title, outputs in found.items()},
+            {title: reference.outputs[name] for title, reference in references.items()},
+            {title: reference.isolated[name] for title, reference in references.items()},
+            model_tolerance(model_dtype),
         )
-    return comparisons
+        for name in names
+    ]
+
+
+def _compare_field(
+    name: str, found: Frame, wanted: Frame, isolated: Frame, tolerance: float
+) -> FieldComparison:
+    """Return the comparison of one field, given by frame."""
+    for title, values in wanted.items():
+        if found[title].shape != values.shape:
+            raise CompileError(
+                f"compiled and eager model disagree in the shape of '{name}' for the frame "
+                f"'{title}': {tuple(found[title].shape)} against {tuple(values.shape)}"
+            )
+    errors = {title: _largest(found[title] - wanted[title]) for title in wanted}
+    scale = max(_largest(wanted[title] - isolated[title]) for title in wanted)
+    magnitude = max(_largest(values) for values in wanted.values())
+    worst = max(errors, key=lambda title: _nan_last(errors[title]))
+    return FieldComparison(
+        field=name,
+        max_error=errors[worst],
+        scale=scale,
+        allowed=tolerance * max(scale, _SMALLEST_SCALE) + _FLOAT64_ROUNDING * magnitude,
+        worst=worst,
+    )
 
 
 def _without_edges(inputs: Frame) -> Frame:
