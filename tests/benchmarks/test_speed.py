@@ -1,0 +1,35 @@
+"""Wall time of the eager model against the reference in one run: read ratios, not times."""
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # raised inside the reference
+
+
+def training_step(model, batch):
+    out = model(dict(batch))
+    (out["total_energy"].square().mean() + out["forces"].square().mean()).backward()
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("system", ["Cu 24", "Cu 108", "Cu 256"])
+def test_prediction(benchmark, build, crystal, system):
+    benchmark.group = f"energy, forces and stress, {system}"
+    model, frame = build(["Cu"]).eval(), crystal(system)
+    benchmark.pedantic(lambda: model(dict(frame)), warmup_rounds=2, rounds=5)
+
+
+def test_training_step_of_molecules(benchmark, build, molecules):
+    benchmark.group = "training step, 5 molecules of 11 atoms"
+    model = build(["C", "H", "O"]).train()
+    benchmark.pedantic(lambda: training_step(model, molecules), warmup_rounds=2, rounds=5)
+
+
+def test_training_step_of_a_crystal(benchmark, build, crystal):
+    benchmark.group = "training step, Cu 108"
+    model, frame = build(["Cu"]).train(), crystal("Cu 108")
+    benchmark.pedantic(lambda: training_step(model, frame), warmup_rounds=1, rounds=3)
+
+
+def test_construction(benchmark, build):
+    benchmark.group = "model construction"
+    benchmark.pedantic(lambda: build(["Cu"]), warmup_rounds=1, rounds=3)
