@@ -82,7 +82,7 @@ def molecules():
     """A batch of five rattled molecules of C, H and O."""
     structures = []
     for seed in range(5):
-        atoms = molecule("CH3COOCH3")
+        atoms = molecule("CH3COOH")
         atoms.rattle(0.05, seed=seed)
         atoms.cell = np.zeros((3, 3))
         structures.append(atoms)

@@ -19,7 +19,7 @@ def test_prediction(benchmark, build, crystal, system):
 
 
 def test_training_step_of_molecules(benchmark, build, molecules):
-    benchmark.group = "training step, 5 molecules of 11 atoms"
+    benchmark.group = "training step, 5 molecules of 8 atoms"
     model = build(["C", "H", "O"]).train()
     benchmark.pedantic(lambda: training_step(model, molecules), warmup_rounds=2, rounds=5)
 
