@@ -147,6 +147,8 @@ def lean(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, *requirements)
     # Isolated mode: neither the checkout nor PYTHONPATH can lend a module.
     session.run("python", "-I", "tools/check_lean.py", "tests/golden")
+    golden = [str(file.parent) for file in sorted((ROOT / "tests" / "golden").glob("*/SHA256SUMS"))]
+    session.run("python", "-I", "tools/golden/verify.py", *golden)
 
 
 @nox.session
@@ -162,12 +164,11 @@ def demo(session: nox.Session) -> None:
     run_in_workspace(session, "tools/demo/run.py", *session.posargs)
 
 
-@nox.session(python=False, requires=["workspace"])
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed; never part of CI, because a shared machine's clock proves nothing."""
-    run_in_workspace(
-        session, "-m", "pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs
-    )
+    """Measure our speed and the reference's; not in CI: a shared machine's clock proves little."""
+    session.install(*CONSTRAINTS, REFERENCE, *TEST_TOOLS, *folders(*PARITY_LAYERS))
+    session.run("pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs)
 
 
 @nox.session
