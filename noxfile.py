@@ -46,6 +46,9 @@ SUITES = {
 }
 
 BUILD_BACKEND = ("hatchling>=1.26", "editables")
+# Hydra needs antlr4-python3-runtime 4.9, which is published as source only, for setuptools; the one
+# that `venv` brings for Python 3.11 lacks bdist_wheel.
+SDIST_TOOLS = ("setuptools>=70.1",)
 TEST_TOOLS = ("pytest>=8", "pytest-benchmark", "hypothesis")
 LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
 # The graph of imports is read from source: the layers are installed without their dependencies.
@@ -81,7 +84,7 @@ def workspace(session: nox.Session) -> None:
         session.log("the shared environment is up to date")
         return
     editable = [part for folder in folders(*DISTRIBUTIONS) for part in ("-e", folder)]
-    session.install(*BUILD_BACKEND)
+    session.install(*BUILD_BACKEND, *SDIST_TOOLS)
     session.install(
         *CONSTRAINTS,
         "--no-build-isolation",  # one build backend instead of seven copies of it
