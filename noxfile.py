@@ -49,7 +49,7 @@ BUILD_BACKEND = ("hatchling>=1.26", "editables")
 # Hydra needs antlr4-python3-runtime 4.9, which is published as source only, for setuptools; the one
 # that `venv` brings for Python 3.11 lacks bdist_wheel.
 SDIST_TOOLS = ("setuptools>=70.1",)
-TEST_TOOLS = ("pytest>=8", "pytest-benchmark", "hypothesis")
+TEST_TOOLS = ("pytest>=8",)
 LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
 # The graph of imports is read from source: the layers are installed without their dependencies.
 IMPORT_TOOLS = ("import-linter", "packaging")
@@ -157,7 +157,7 @@ def lean(session: nox.Session) -> None:
 @nox.session
 def parity(session: nox.Session) -> None:
     """Compare numbers with the reference implementation, installed beside our layers."""
-    session.install(*CONSTRAINTS, REFERENCE, "pytest>=8", *folders(*PARITY_LAYERS))
+    session.install(*CONSTRAINTS, REFERENCE, *TEST_TOOLS, *folders(*PARITY_LAYERS))
     session.run("pytest", "-c", "pyproject.toml", "tests/parity", *session.posargs)
 
 
@@ -170,7 +170,8 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure our speed and the reference's; not in CI: a shared machine's clock proves little."""
-    session.install(*CONSTRAINTS, REFERENCE, *TEST_TOOLS, *folders(*PARITY_LAYERS))
+    tools = (*TEST_TOOLS, "pytest-benchmark")
+    session.install(*CONSTRAINTS, REFERENCE, *tools, *folders(*PARITY_LAYERS))
     session.run("pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs)
 
 
