@@ -53,9 +53,8 @@ def _loss(
 ) -> MetricsManager:
     for key in coeffs:
         if key not in fields:
-            raise ConfigError(
-                f"coeffs has no key '{key}', only {', '.join(fields)}{closest(str(key), list(fields))}"
-            )
+            near = closest(str(key), list(fields))
+            raise ConfigError(f"coeffs has no key '{key}', only {', '.join(fields)}{near}")
     missing = [field for field in fields if field not in coeffs]
     if missing:
         raise ConfigError(f"coeffs lacks '{missing[0]}'; it needs {', '.join(fields)}")
@@ -79,9 +78,8 @@ def _loss(
 def _check_fields(ignore_nan: Mapping[str, bool] | None, fields: Sequence[str]) -> None:
     for key in ignore_nan or ():
         if key not in fields:
-            raise ConfigError(
-                f"ignore_nan has no key '{key}', only {', '.join(fields)}{closest(key, list(fields))}"
-            )
+            near = closest(key, list(fields))
+            raise ConfigError(f"ignore_nan has no key '{key}', only {', '.join(fields)}{near}")
 
 
 def _report(

@@ -6,6 +6,7 @@ with one batch they return its differentiable value and take it into the running
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ class _MeanError(torchmetrics.Metric):
             zero = torch.zeros((), dtype=torch.float64)
             self.add_state(name, default=zero, dist_reduce_fx="sum")
 
+    @abc.abstractmethod
     def _errors(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must implement _errors")
+        """Return the error of every component, in float64."""
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Take in predictions and targets of one shape."""

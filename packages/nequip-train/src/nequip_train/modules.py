@@ -25,9 +25,9 @@ Config = Mapping[str, Any]
 class NequIPLightningModule(lightning.LightningModule):
     """Trains a model on a loss and reports metrics, all of them given by configs.
 
-    Logged are ``train_loss_step/<name>``, ``train_loss_epoch/<name>``, both of ``train_metric`` too,
-    ``val<i>_epoch/<name>`` and ``test<i>_epoch/<name>``, i counting the data sets. The configs go
-    into the checkpoint as they are, so it can be read without this class.
+    Logged are ``train_loss_step/<name>`` and ``train_loss_epoch/<name>``, the same two of
+    ``train_metric``, ``val<i>_epoch/<name>`` and ``test<i>_epoch/<name>``, i counting data sets.
+    The configs go into the checkpoint as they are, so it can be read without this class.
 
     Args:
         model: config of a model builder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ Transform = Callable[[Frame], Frame]
 _EMT_ELEMENTS = ("Cu", "Pd", "Au", "Pt", "Al", "Ni", "Ag")
 
 
-class AtomicDataset(torch.utils.data.Dataset):
+class AtomicDataset(torch.utils.data.Dataset, abc.ABC):
     """A sequence of frames to which transforms are applied in order when a frame is asked for.
 
     A subclass implements ``__len__`` and `_get_data_list`.
@@ -42,13 +43,13 @@ class AtomicDataset(torch.utils.data.Dataset):
         super().__init__()
         self.transforms = list(transforms)
 
+    @abc.abstractmethod
     def __len__(self) -> int:
         """Return the number of frames."""
-        raise NotImplementedError(f"{type(self).__name__} must implement __len__")
 
+    @abc.abstractmethod
     def _get_data_list(self, indices: list[int]) -> list[Frame]:
         """Return the untransformed frames of `indices`, each in [0, len)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement _get_data_list")
 
     def __str__(self) -> str:
         """Return what messages call this data set."""
@@ -255,8 +256,8 @@ class _Subset(AtomicDataset):
         wanted = [self.indices[self._in_range(index)] for index in indices]
         return self.dataset.__getitems__(wanted)
 
-    def num_atoms(self, indices: Sequence[int]) -> list[int]:
-        return self.dataset.num_atoms([self.indices[index] for index in indices])
+    def _get_data_list(self, indices: list[int]) -> list[Frame]:
+        return self.dataset._get_data_list([self.indices[index] for index in indices])
 
 
 class SubsetByRandomSlice(_Subset):

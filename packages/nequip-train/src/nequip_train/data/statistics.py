@@ -143,9 +143,9 @@ class DataStatisticsManager:
 
     Args:
         metrics: one mapping a statistic, with the keys ``field`` (name or modifier), ``metric``
-            (one of this module's, or any torchmetrics metric of one argument), ``per_type`` (one value
-            a type; for edge fields one a pair, labelled ``centre_neighbour``), ``ignore_nan`` (NaN
-            stands for "no label"), ``name`` (default: field and metric).
+            (one of this module's, or any torchmetrics metric of one argument), ``per_type`` (one
+            value a type; for edge fields one a pair, labelled ``centre_neighbour``),
+            ``ignore_nan`` (NaN stands for "no label"), ``name`` (default: field and metric).
         dataloader_kwargs: arguments of the data loader to use instead of those of training.
         type_names: the model's type names in order.
 

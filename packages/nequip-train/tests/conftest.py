@@ -1,0 +1,171 @@
+"""Tiny data and configs that the tests of training share."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+TRANSFORMS = "nequip.data.transforms"
+CONFIG: dict[str, Any] = {
+    "run": ["train", "val", "test"],
+    "cutoff_radius": 3.5,
+    "model_type_names": ["Al", "Cu"],
+    "data": {
+        "_target_": "nequip.data.datamodule.ASEDataModule",
+        "seed": 456,
+        "split_dataset": {"file_path": "data.xyz", "train": 6, "val": 3, "test": 3},
+        "transforms": [
+            {
+                "_target_": f"{TRANSFORMS}.ChemicalSpeciesToAtomTypeMapper",
+                "model_type_names": "${model_type_names}",
+            },
+            {"_target_": f"{TRANSFORMS}.NeighborListTransform", "r_max": "${cutoff_radius}"},
+        ],
+        "train_dataloader": {
+            "_target_": "torch.utils.data.DataLoader",
+            "batch_size": 2,
+            "shuffle": True,
+        },
+        "val_dataloader": {"_target_": "torch.utils.data.DataLoader", "batch_size": 3},
+        "test_dataloader": "${data.val_dataloader}",
+        "stats_manager": {
+            "_target_": "nequip.data.CommonDataStatisticsManager",
+            "type_names": "${model_type_names}",
+            "dataloader_kwargs": {"batch_size": 4},
+        },
+    },
+    "trainer": {
+        "_target_": "lightning.Trainer",
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "log_every_n_steps": 1,
+        "callbacks": [
+            {
+                "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "dirpath": "${hydra:runtime.output_dir}",
+                "monitor": "val0_epoch/weighted_sum",
+                "filename": "best",
+                "save_last": True,
+            }
+        ],
+    },
+    "training_module": {
+        "_target_": "nequip.train.EMALightningModule",
+        "loss": {
+            "_target_": "nequip.train.EnergyForceStressLoss",
+            "coeffs": {"total_energy": 1.0, "forces": 1.0, "stress": 1.0},
+        },
+        "val_metrics": {
+            "_target_": "nequip.train.EnergyForceStressMetrics",
+            "coeffs": {"total_energy_mae": 1.0, "forces_mae": 1.0},
+        },
+        "test_metrics": "${training_module.val_metrics}",
+        "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01},
+        "model": {
+            "_target_": "nequip.model.NequIPGNNModel",
+            "seed": 456,
+            "model_dtype": "float32",
+            "type_names": "${model_type_names}",
+            "r_max": "${cutoff_radius}",
+            "num_layers": 1,
+            "num_features": 2,
+            "l_max": 1,
+            "radial_mlp_width": 8,
+            "avg_num_neighbors": "${training_data_stats:num_neighbors_mean}",
+            "per_type_energy_shifts": "${training_data_stats:per_atom_energy_mean}",
+            "per_type_energy_scales": "${training_data_stats:per_type_forces_rms}",
+        },
+    },
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore what Lightning and torchmetrics warn of in every process that trains."""
+    for message in (
+        # Frames are prepared in the training process; more workers are the user's choice.
+        "ignore:.*does not have many workers",
+        # Lightning's use of a name that torch has deprecated.
+        "ignore:.*LeafSpec",
+        # A continued run writes to a folder of its own, as intended.
+        "ignore:The dirpath has changed from",
+    ):
+        config.addinivalue_line("filterwarnings", message)
+
+
+@pytest.fixture(scope="session")
+def alloy() -> list[Any]:
+    """Twelve rattled cells of AlCu3 with EMT's energy, forces and stress."""
+    generator = np.random.default_rng(0)
+    frames = []
+    for _ in range(12):
+        atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
+        atoms.symbols[0] = "Al"
+        atoms.positions += generator.normal(scale=0.1, size=(4, 3))
+        atoms.calc = EMT()
+        results = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(),
+            "stress": atoms.get_stress(),
+        }
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alloy: list[Any]) -> Path:
+    """A fresh current folder with ``data.xyz``."""
+    ase.io.write(tmp_path / "data.xyz", alloy)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    """A small complete config, to be changed by the test."""
+    return copy.deepcopy(CONFIG)
+
+
+@pytest.fixture
+def train(workplace: Path) -> Callable[..., int]:
+    """``train(config, *arguments)``: run the command in the workplace, return its exit code."""
+    from nequip_train.command import main
+
+    def run(config: dict[str, Any], *arguments: str) -> int:
+        (workplace / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        with warnings.catch_warnings():
+            # Rich and Lightning leave open what the garbage collector closes.
+            warnings.simplefilter("ignore", ResourceWarning)
+            return main(["config.yaml", "hydra.run.dir=out", *arguments])
+
+    return run
+
+
+@pytest.fixture
+def logged(workplace: Path) -> Callable[[], dict[str, list[float]]]:
+    """``logged()``: the values of the latest run by name, in the order they were logged."""
+
+    def read() -> dict[str, list[float]]:
+        versions = list((workplace / "lightning_logs").glob("version_*"))
+        latest = max(versions, key=lambda folder: int(folder.name.removeprefix("version_")))
+        values: dict[str, list[float]] = {}
+        with (latest / "metrics.csv").open() as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value:
+                        values.setdefault(name, []).append(float(value))
+        return values
+
+    return read

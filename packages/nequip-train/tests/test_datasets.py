@@ -1,0 +1,126 @@
+"""Data sets of frames and their subsets."""
+
+from __future__ import annotations
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+
+from nequip_core.errors import ConfigError, DataError, MissingFileError, UnknownSpeciesError
+from nequip_core.transforms import ChemicalSpeciesToAtomTypeMapper
+from nequip_train.data.datasets import (
+    ASEDataset,
+    EMTTestDataset,
+    RandomSplitAndIndexDataset,
+    SubsetByRandomSlice,
+)
+
+
+def test_frames_are_taken_by_integer_slice_list_array_and_mask(workplace):
+    dataset = ASEDataset("data.xyz")
+    assert len(dataset) == 12
+    third = dataset[2]["pos"]
+    assert torch.equal(dataset[torch.tensor(2)]["pos"], third)
+    assert torch.equal(dataset[-10]["pos"], third)
+    assert torch.equal(dataset[1:4][1]["pos"], third)
+    assert torch.equal(dataset[[5, 2]][1]["pos"], third)
+    assert torch.equal(dataset[np.array([2])][0]["pos"], third)
+    assert torch.equal(dataset[np.arange(12) == 2][0]["pos"], third)
+    assert dataset.num_atoms([0, 1]) == [4, 4]
+    with pytest.raises(IndexError, match="frame 12 of 'data.xyz', which has 12 frames"):
+        dataset[12]
+
+
+def test_labels_are_those_of_the_file(workplace, alloy):
+    frame = ASEDataset("data.xyz")[0]
+    assert frame["total_energy"].dtype == torch.float64
+    assert float(frame["total_energy"][0, 0]) == pytest.approx(alloy[0].get_potential_energy())
+    np.testing.assert_allclose(frame["forces"], alloy[0].get_forces(), atol=1e-7)
+    np.testing.assert_allclose(frame["stress"][0], alloy[0].get_stress(voigt=False), atol=1e-7)
+
+
+def test_transforms_get_a_copy_and_name_the_frame_they_refuse(workplace):
+    dataset = ASEDataset("data.xyz", transforms=[ChemicalSpeciesToAtomTypeMapper(["Al", "Cu"])])
+    assert dataset[0]["atom_types"].tolist() == [0, 1, 1, 1]
+    assert "atom_types" in dataset[0]  # a second access starts from the file again
+    dataset = ASEDataset("data.xyz", transforms=[ChemicalSpeciesToAtomTypeMapper(["Cu"])])
+    with pytest.raises(UnknownSpeciesError, match="frame 3 of 'data.xyz': species Al"):
+        dataset[3]
+    part = RandomSplitAndIndexDataset(dataset, {"a": 5, "b": 7}, "a", seed=1)
+    with pytest.raises(UnknownSpeciesError, match=f"frame {part.indices[0]} of 'data.xyz'"):
+        part[0]
+
+
+def test_keys_of_the_file_are_mapped_included_and_left_out(workplace, alloy):
+    atoms = alloy[0].copy()
+    atoms.info["my_energy"] = -3.0
+    atoms.arrays["my_forces"] = np.ones((4, 3))
+    ase.io.write("keys.xyz", atoms)
+    mapping = {"my_energy": "total_energy", "my_forces": "forces"}
+    frame = ASEDataset("keys.xyz", key_mapping=mapping, ase_args={"format": "extxyz"})[0]
+    assert float(frame["total_energy"]) == -3.0
+    assert torch.equal(frame["forces"], torch.ones(4, 3, dtype=torch.float64))
+    assert "forces" not in ASEDataset("data.xyz", exclude_keys=["forces"])[0]
+
+
+def test_files_that_cannot_be_read_are_named(workplace):
+    with pytest.raises(MissingFileError, match="no data file at 'no.xyz'"):
+        ASEDataset("no.xyz")
+    (workplace / "broken.xyz").write_text("3\nProperties=species:S:1:pos:R:3\nH 0 0\n")
+    with pytest.raises(DataError, match=r"ASE cannot read 'broken.xyz'"):
+        ASEDataset("broken.xyz")
+    (workplace / "empty.xyz").write_text("")
+    with pytest.raises(DataError, match="'empty.xyz'"):
+        ASEDataset("empty.xyz")
+    with pytest.raises(ConfigError, match="ase_args must not contain 'index'"):
+        ASEDataset("data.xyz", ase_args={"index": 0})
+
+
+def test_parts_of_a_split_are_disjoint_complete_and_reproducible(workplace):
+    dataset = ASEDataset("data.xyz")
+    sizes = {"train": 0.5, "val": 0.25, "test": 0.25}
+    parts = {key: RandomSplitAndIndexDataset(dataset, sizes, key, seed=7) for key in sizes}
+    indices = [index for part in parts.values() for index in part.indices]
+    assert sorted(indices) == list(range(12))
+    again = RandomSplitAndIndexDataset(dataset, sizes, "val", seed=7)
+    assert again.indices == parts["val"].indices
+    expected = torch.utils.data.random_split(
+        range(12), [0.5, 0.25, 0.25], generator=torch.Generator().manual_seed(7)
+    )
+    assert parts["val"].indices == list(expected[1].indices)
+    assert torch.equal(parts["val"][0]["pos"], dataset[again.indices[0]]["pos"])
+    assert parts["val"].num_atoms([0]) == [4]
+
+
+def test_a_random_slice_is_a_piece_of_the_permutation(workplace):
+    dataset = ASEDataset("data.xyz")
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3)).tolist()
+    part = SubsetByRandomSlice(dataset, start=2, length=4, seed=3)
+    assert part.indices == order[2:6]
+    assert len(part) == 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "key", "message"),
+    [
+        ({"train": 5, "val": 5}, "train", "cannot split the 12 frames"),
+        ({"train": 6, "val": 6}, "tran", "did you mean 'train'"),
+        ({"train": 12, "val": 0}, "val", "is empty"),
+    ],
+)
+def test_a_split_that_does_not_fit_is_refused(sizes, key, message, workplace):
+    with pytest.raises(ConfigError, match=message):
+        RandomSplitAndIndexDataset(ASEDataset("data.xyz"), sizes, key, seed=1)
+    with pytest.raises(ConfigError, match="only 12 frames"):
+        SubsetByRandomSlice(ASEDataset("data.xyz"), start=9, length=4, seed=1)
+
+
+def test_emt_frames_are_labelled_and_reproducible():
+    first = EMTTestDataset(supercell=(1, 1, 1), num_frames=2, element="Al", seed=5)
+    second = EMTTestDataset(supercell=(1, 1, 1), num_frames=2, element="Al", seed=5)
+    assert len(first) == 2
+    assert {"total_energy", "forces", "stress"} <= set(first[0])
+    assert torch.equal(first[1]["forces"], second[1]["forces"])
+    with pytest.raises(ConfigError, match="no parameters for 'Fe'"):
+        EMTTestDataset(element="Fe")
