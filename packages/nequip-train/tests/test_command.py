@@ -190,7 +190,7 @@ MISTAKES = {
     ),
     "monitor": (
         ["trainer.callbacks.0.monitor=val0_epoch/wsum"],
-        "'val0_epoch/wsum' is never logge",
+        "'val0_epoch/wsum' is never log",
     ),
     "interpolation": (["cutoff_radius=${cutof}"], "data.transforms[1].r_max: Interpolation key"),
     "resolver": (["+a=1", "cutoff_radius=${int_div:7,2}"], "7 is not divisible by 2"),

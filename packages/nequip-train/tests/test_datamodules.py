@@ -58,7 +58,7 @@ def test_loaders_batch_frames_in_a_seeded_order():
     data = module()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    assert batch["num_atoms"].tolist() == [4, 4]
+    assert batch["num_atoms"].tolist() == [2, 2]
     assert batch["total_energy"].shape == (2, 1)
     assert len(data.val_dataloader()) == 1
     first, second = module(), module()

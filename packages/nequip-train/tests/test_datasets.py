@@ -28,7 +28,7 @@ def test_frames_are_taken_by_integer_slice_list_array_and_mask(workplace):
     assert torch.equal(dataset[np.array([2])][0]["pos"], third)
     assert torch.equal(dataset[np.arange(12) == 2][0]["pos"], third)
     assert dataset.num_atoms([0, 1]) == [4, 4]
-    with pytest.raises(IndexError, match="frame 12 of 'data.xyz', which has 12 frames"):
+    with pytest.raises(IndexError, match=r"frame 12 of 'data.xyz', which has 12 frames"):
         dataset[12]
 
 
@@ -45,7 +45,7 @@ def test_transforms_get_a_copy_and_name_the_frame_they_refuse(workplace):
     assert dataset[0]["atom_types"].tolist() == [0, 1, 1, 1]
     assert "atom_types" in dataset[0]  # a second access starts from the file again
     dataset = ASEDataset("data.xyz", transforms=[ChemicalSpeciesToAtomTypeMapper(["Cu"])])
-    with pytest.raises(UnknownSpeciesError, match="frame 3 of 'data.xyz': species Al"):
+    with pytest.raises(UnknownSpeciesError, match=r"frame 3 of 'data.xyz': species Al"):
         dataset[3]
     part = RandomSplitAndIndexDataset(dataset, {"a": 5, "b": 7}, "a", seed=1)
     with pytest.raises(UnknownSpeciesError, match=f"frame {part.indices[0]} of 'data.xyz'"):
@@ -65,13 +65,13 @@ def test_keys_of_the_file_are_mapped_included_and_left_out(workplace, alloy):
 
 
 def test_files_that_cannot_be_read_are_named(workplace):
-    with pytest.raises(MissingFileError, match="no data file at 'no.xyz'"):
+    with pytest.raises(MissingFileError, match=r"no data file at 'no.xyz'"):
         ASEDataset("no.xyz")
     (workplace / "broken.xyz").write_text("3\nProperties=species:S:1:pos:R:3\nH 0 0\n")
     with pytest.raises(DataError, match=r"ASE cannot read 'broken.xyz'"):
         ASEDataset("broken.xyz")
     (workplace / "empty.xyz").write_text("")
-    with pytest.raises(DataError, match="'empty.xyz'"):
+    with pytest.raises(DataError, match=r"'empty.xyz'"):
         ASEDataset("empty.xyz")
     with pytest.raises(ConfigError, match="ase_args must not contain 'index'"):
         ASEDataset("data.xyz", ase_args={"index": 0})

@@ -67,27 +67,29 @@ def test_a_statistic_of_nothing_is_refused():
 
 
 def test_a_missing_package_is_named():
-    with pytest.raises(ConfigError, match="no package at 'no.nequip.zip'"):
+    with pytest.raises(ConfigError, match=r"no package at 'no.nequip.zip'"):
         value("${type_names_from_package:no.nequip.zip}")
     with pytest.raises(MissingFileError):
         resolvers.cutoff_radius_from_package("no.nequip.zip")
 
 
-@pytest.mark.parametrize(
-    ("metadata", "names"),
-    [
-        ({"atom_types": ["H", "O"]}, ["H", "O"]),
-        ({"type_names": "H O"}, ["H", "O"]),
-        ({"atom_types": {"sole_model": ["H"]}}, ["H"]),
-        ({"atom_types": {0: "H", 1: "O"}}, ["H", "O"]),
-    ],
-)
-def test_types_and_cutoff_come_from_the_metadata_of_a_package(metadata, names, monkeypatch):
-    monkeypatch.setattr(resolvers, "_package_metadata", lambda path: {**metadata, "r_max": "4.5"})
-    assert resolvers.type_names_from_package("x.nequip.zip") == names
+class Package:
+    def __init__(self, metadata, config="{}"):
+        self.metadata = metadata
+        self.config_text = config
+
+
+def test_types_and_cutoff_come_from_what_a_package_says_of_itself(monkeypatch):
+    def offer(*arguments):
+        monkeypatch.setattr(resolvers, "_package", lambda path: Package(*arguments))
+
+    offer({"atom_types": {1: "O", 0: "H"}, "r_max": 4.5})
+    assert resolvers.type_names_from_package("x.nequip.zip") == ["H", "O"]
     assert resolvers.cutoff_radius_from_package("x.nequip.zip") == 4.5
-    monkeypatch.setattr(resolvers, "_package_metadata", lambda path: {})
-    with pytest.raises(ConfigError, match="do not have the cutoff radius"):
+    offer({}, "training_module: {model: {r_max: 5.0}}")
+    assert resolvers.cutoff_radius_from_package("x.nequip.zip") == 5.0
+    offer({})
+    with pytest.raises(ConfigError, match="does not say its cutoff radius"):
         resolvers.cutoff_radius_from_package("x.nequip.zip")
     with pytest.raises(ConfigError, match="do not name its types"):
         resolvers.type_names_from_package("x.nequip.zip")

@@ -7,12 +7,13 @@ loss, metrics and optimizer is built once for trial, with 1.0 for the statistics
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.documented_names import canonical_name
-from nequip_core.errors import ConfigError, NequIPError, closest
+from nequip_core.errors import ConfigError, closest
 from nequip_core.instantiate import TARGET
 from nequip_train.construction import SPECIAL_KEYS, argument_mistake, call, resolve_target
 from nequip_train.resolvers import STATISTICS_RESOLVER, register_statistics
@@ -140,10 +141,9 @@ def resolve(config: DictConfig, key: str) -> Any:
             return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
         return value
     except OmegaConfBaseException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, NequIPError):
-            cause = cause.__cause__
-        text = str(cause) if cause is not None else str(error).splitlines()[0]
+        text = re.sub(
+            r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]
+        )
         raise ConfigError(f"{error.full_key or key}: {text}") from error
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from nequip_core.errors import ConfigError, closest
+
+if TYPE_CHECKING:
+    from nequip_core.archive.reader import PackageReader
 
 __all__ = ["STATISTICS_RESOLVER", "register_resolvers", "register_statistics"]
 
@@ -75,46 +80,45 @@ def list_to_constant_dict(names: Any, value: Any) -> dict[Any, Any]:
 
 
 def type_names_from_package(path: str) -> list[str]:
-    """Return the type names of a package, from its metadata: no code of it runs.
-
-    Raises:
-        MissingFileError: there is no such package.
-        FileFormatError: it is not a package, or its metadata do not name the types.
-    """
-    metadata = _package_metadata(path)
-    names = metadata.get("atom_types", metadata.get("type_names"))
-    if isinstance(names, Mapping):
-        # Packages of several models list the types by model; all models have the same.
-        names = next(iter(names.values()), None)
-    if isinstance(names, str):
-        names = names.split()
-    if not isinstance(names, Sequence):
-        raise ConfigError(f"the metadata of '{path}' do not name its types")
-    return [str(name) for name in names]
-
-
-def cutoff_radius_from_package(path: str, model_key: str = "sole_model") -> float:
-    """Return the cutoff radius of a package, from its metadata: no code of it runs.
+    """Return the type names of a package in order, from its metadata: no code of it runs.
 
     Raises:
         MissingFileError: there is no such package.
         FileFormatError: it is not a package.
-        ConfigError: its metadata do not have the cutoff, which formats before 3 may lack.
+        ConfigError: its metadata do not name the types.
     """
-    value = _package_metadata(path).get("r_max")
-    if isinstance(value, Mapping):
-        value = value.get(model_key)
+    types = _package(path).metadata.get("atom_types")
+    if not isinstance(types, Mapping) or not types:
+        raise ConfigError(f"the metadata of '{path}' do not name its types")
+    return [str(types[index]) for index in sorted(types, key=int)]
+
+
+def cutoff_radius_from_package(path: str) -> float:
+    """Return the cutoff radius of a package, from its metadata or config: no code of it runs.
+
+    Raises:
+        MissingFileError: there is no such package.
+        FileFormatError: it is not a package.
+        ConfigError: neither its metadata nor its config have the cutoff.
+    """
+    package = _package(path)
+    value = package.metadata.get("r_max")
+    if value is None:
+        # Packages of other writers have it only where the model's config has.
+        config = yaml.safe_load(package.config_text) or {}
+        value = ((config.get("training_module") or {}).get("model") or {}).get("r_max")
     if value is None:
         raise ConfigError(
-            f"the metadata of '{path}' do not have the cutoff radius; write it into the config"
+            f"'{path}' does not say its cutoff radius in a place that can be read without running "
+            "it; write the number into the config"
         )
     return float(value)
 
 
-def _package_metadata(path: str) -> dict[str, Any]:
+def _package(path: str) -> PackageReader:
     from nequip_core.archive.reader import PackageReader
 
-    return PackageReader(path).metadata
+    return PackageReader(path)
 
 
 _RESOLVERS = {
