@@ -80,16 +80,6 @@ def test_a_batch_without_labels_has_a_loss_of_zero_that_can_be_differentiated(ba
     assert all(torch.isfinite(p.grad).all() for p in built.parameters() if p.grad is not None)
 
 
-def test_every_metric_of_a_loss_is_synchronised_those_of_types_too():
-    loss = {
-        "_target_": "nequip.train.EnergyForceLoss",
-        "per_type_forces_coeffs": {"Al": 1.0},
-    }
-    metrics = module(loss=loss).loss.all_metrics()
-    assert len(metrics) == 2
-    assert all(metric.dist_sync_on_step for metric in metrics)
-
-
 def test_optimizer_and_schedulers_are_built_nested_ones_too():
     built = module(
         optimizer={"_target_": "torch.optim.SGD", "lr": 0.1},

@@ -76,12 +76,8 @@ class NequIPLightningModule(lightning.LightningModule):
         first: Any = next(iter(self.model.values()))
         self.type_names: list[str] = list(first.type_names)
         self.loss = self._manager(loss, "loss")
-        if self.loss is not None:
-            if not self.loss.do_weighted_sum:
-                raise ConfigError("training_module.loss: no term has a coefficient")
-            for metric in self.loss.all_metrics():
-                # Each process contributes its share of the gradient of the loss of all.
-                metric.dist_sync_on_step = True
+        if self.loss is not None and not self.loss.do_weighted_sum:
+            raise ConfigError("training_module.loss: no term has a coefficient")
         self.train_metrics = self._manager(train_metrics, "train_metrics")
         self.val_metrics = self._managers(val_metrics, "val")
         self.test_metrics = self._managers(test_metrics, "test")
@@ -134,8 +130,12 @@ class NequIPLightningModule(lightning.LightningModule):
         return output
 
     def on_fit_start(self) -> None:
-        """Take note of the number of processes."""
+        """Make the loss one of all processes, where there are several."""
         self.world_size = self.trainer.world_size
+        for metric in self.loss.all_metrics() if self.loss is not None else ():
+            # Each process then contributes its share of the gradient of the loss of all. A
+            # metric that does so takes every batch in twice, so one process alone must not.
+            metric.dist_sync_on_step = self.world_size > 1
 
     def training_step(self, batch: Frame, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch, times the number of processes.
@@ -170,9 +170,11 @@ class NequIPLightningModule(lightning.LightningModule):
     def _prefix(self, name: str) -> str:
         return f"{name}{self.logging_delimiter}"
 
-    def _log_epoch(self, manager: Any, name: str, **options: Any) -> None:
+    def _log_epoch(self, manager: MetricsManager | None, name: str) -> None:
         if manager is not None:
-            self.log_dict(manager.compute(prefix=self._prefix(name)), **options)
+            # The values are those of all processes already; Lightning wants to be told so.
+            values = manager.compute(prefix=self._prefix(name))
+            self.log_dict(values, sync_dist=self.trainer.world_size > 1)
             manager.reset()
 
     def _evaluate(
@@ -212,12 +214,12 @@ class NequIPLightningModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
         for index, manager in enumerate(self.val_metrics or ()):
-            self._log_epoch(manager, f"val{index}_epoch")
+            self._log_epoch(manager, f"val{index}_epoch")  # type: ignore[arg-type]
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         for index, manager in enumerate(self.test_metrics or ()):
-            self._log_epoch(manager, f"test{index}_epoch")
+            self._log_epoch(manager, f"test{index}_epoch")  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """Return optimizer and scheduler in Lightning's form.
