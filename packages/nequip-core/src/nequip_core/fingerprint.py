@@ -79,7 +79,8 @@ def require_processor(metadata: dict[str, str], path: Path) -> None:
         )
     if metadata.get("AOTI_DEVICE_KEY") != "cpu":
         return
-    offered = getattr(torch.cpu, "get_capabilities", dict)()
+    # Older torch does not tell; a name it does not know is not held against it either.
+    offered: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     for name in metadata.get("AOTI_CPU_ISA", "").lower().split():
         if not offered.get("avx512_f" if name == "avx512" else name, True):
             raise FileFormatError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -59,13 +59,8 @@ class NequIPCalculator(Calculator):
         ConfigError: a unit is not positive.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
-        "energy",
-        "energies",
-        "free_energy",
-        "forces",
-        "stress",
-    ]
+    # A list without ClassVar, as ASE declares it.
+    implemented_properties = ["energy", "energies", "free_energy", "forces", "stress"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -246,8 +241,11 @@ class NequIPCalculator(Calculator):
             DataError: the structure is empty or not finite, or the model returned NaN.
         """
         super().calculate(atoms, list(properties), list(system_changes))
+        if self.atoms is None:
+            raise DataError("there is no structure to compute")
         out = self.call_model(self.atoms_to_data(self.atoms))
-        self.results = self._results(out)
+        # No volume: a cell vector is missing. (Coplanar vectors give no neighbor list.)
+        self.results = self._results(out, has_volume=self.atoms.cell.volume > 0.0)
         self.save_extra_outputs(out)
 
     def get_property(
@@ -296,11 +294,10 @@ class NequIPCalculator(Calculator):
     def save_extra_outputs(self, out: Frame) -> None:
         """Do nothing; override to put further outputs of the model into ``results``."""
 
-    def _results(self, out: Frame) -> dict[str, Any]:
+    def _results(self, out: Frame, has_volume: bool) -> dict[str, Any]:
         energy, length = self.energy_units_to_eV, self.length_units_to_A
         names = [TOTAL_ENERGY_KEY, PER_ATOM_ENERGY_KEY, FORCE_KEY]
-        # No volume: a cell vector is missing. (Coplanar vectors give no neighbor list.)
-        if self.atoms.cell.volume > 0.0:
+        if has_volume:
             names.append(STRESS_KEY)
         arrays = {key: out[key].detach().cpu().numpy() for key in names if key in out}
         for key, array in arrays.items():
