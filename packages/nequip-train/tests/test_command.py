@@ -249,7 +249,7 @@ def test_a_config_that_is_no_yaml_is_refused(config, train, workplace, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["a.yaml", "b.yaml"], ["a.yaml", "-cn", "b"], ["a.yaml", "--config-path"]]
+    "arguments", [[], ["a.yaml", "b.yaml"], ["a.yaml", "-cn", "b"], ["a.yaml", "--config-path"]]
 )
 def test_a_wrong_use_of_the_command_has_exit_code_2(arguments, workplace, capsys):
     assert main(arguments) == 2

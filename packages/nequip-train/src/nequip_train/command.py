@@ -93,6 +93,8 @@ def _for_hydra(arguments: list[str]) -> list[str]:
         MissingFileError: the config does not exist.
         FileFormatError: the file is not a ``.yaml`` one.
     """
+    if not arguments and not Path("config.yaml").exists():
+        raise _UsageError("name a config file (there is no config.yaml in this folder)")
     options, rest, files = _split(arguments)
     if len(files) > 1:
         raise _UsageError(f"one config file, not {len(files)}: {' '.join(files)}")

@@ -153,9 +153,9 @@ class NequIPLightningModule(lightning.LightningModule):
         self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=size)
         self.log("loss", values[name].detach(), prog_bar=True, logger=False, batch_size=size)
         if self.train_metrics is not None:
-            with torch.no_grad():
-                prefix = self._prefix("train_metric_step")
-                self.log_dict(self.train_metrics(output, target, prefix=prefix), batch_size=size)
+            prefix = self._prefix("train_metric_step")
+            reported = self.train_metrics(detach_(dict(output)), target, prefix=prefix)
+            self.log_dict(reported, batch_size=size)
         loss = values[name]
         if not loss.requires_grad:
             # A batch without a single label still needs a backward pass, with zero gradient.
@@ -276,7 +276,6 @@ class EMALightningModule(NequIPLightningModule):
 
     def __init__(self, ema_decay: float = 0.999, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters(logger=False)
         self.ema = EMAWeights(self.model, ema_decay)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
