@@ -45,9 +45,9 @@ def check_package(package: Path) -> str:
     """
     import numpy as np
     from ase.build import bulk
-    from nequip_integrations.ase import NequIPCalculator
 
     from nequip_core.archive.reader import PackageReader
+    from nequip_integrations.ase import NequIPCalculator
 
     symbols = list(PackageReader(package).metadata["atom_types"].values())
     atoms = bulk("Cu", cubic=True, a=4.0).repeat((2, 1, 1))
