@@ -103,7 +103,8 @@ def build_models(config: Mapping[str, Any]) -> torch.nn.ModuleDict:
         ConfigError: the target does not build a graph model, or models with different types.
     """
     built = instantiate(config)
-    models = built if isinstance(built, torch.nn.ModuleDict) else {SOLE_MODEL: built}
+    several = isinstance(built, torch.nn.ModuleDict)
+    models: dict[str, Any] = dict(built.items()) if several else {SOLE_MODEL: built}
     for name, model in models.items():
         if not getattr(model, "is_graph_model", False):
             raise ConfigError(
