@@ -12,6 +12,7 @@ offered in the entry-point group ``nequip.neighbor_backends``:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -48,6 +49,12 @@ def vesin_neighbors(
     )
     edge_index = np.stack([centre.astype(np.int64), neighbour.astype(np.int64)])
     return edge_index, shifts.astype(np.int64)
+
+
+@functools.cache
+def _backend(name: str) -> Backend:
+    """Return a backend; kept, because looking through entry points takes longer than a list."""
+    return load_plugin(NEIGHBOR_BACKENDS, name)
 
 
 def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -88,7 +95,7 @@ def compute_neighborlist_(data: Frame, r_max: float, backend: str = DEFAULT_BACK
     """
     if not r_max > 0.0:
         raise DataError(f"the cutoff radius must be positive, got {r_max}")
-    find: Backend = load_plugin(NEIGHBOR_BACKENDS, backend)
+    find = _backend(backend)
     if is_batched(data) and num_frames(data) > 1:
         stale = (EDGE_INDEX_KEY, EDGE_CELL_SHIFT_KEY)
         bare = {key: value for key, value in data.items() if key not in stale}

@@ -168,7 +168,6 @@ def _discard_empty_output(folder: Path, started: float) -> None:
         item.unlink()
     with contextlib.suppress(OSError):
         # A parent that holds anything else stays: rmdir refuses.
-        for empty in (records, folder, *folder.parents):
-            if empty == Path.cwd():
-                break
+        below = [parent for parent in folder.parents if Path.cwd() in parent.parents]
+        for empty in (records, folder, *below):
             empty.rmdir()
