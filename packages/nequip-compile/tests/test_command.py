@@ -148,7 +148,7 @@ def test_missing_compiler_is_said_before_anything_else(build, output, monkeypatc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_missing_device_is_refused(build, output):
-    with pytest.raises(ConfigError, match="cannot compile for 'cuda'"):
+    with pytest.raises(ConfigError, match="there is no device 'cuda' here"):
         compile_model(build(), output, ASE, "cuda")
 
 

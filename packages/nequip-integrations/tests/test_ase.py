@@ -125,6 +125,22 @@ def test_unit_that_is_not_positive_is_refused(calculator, value):
         calculator(length_units_to_A=value)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_device_that_is_not_there_is_refused(package):
+    with pytest.raises(ConfigError, match="there is no device 'cuda' here"):
+        NequIPCalculator.from_package(package, device="cuda")
+
+
+def test_compiled_model_of_another_target_is_refused(compiled, monkeypatch):
+    class ForLAMMPS:
+        type_names, r_max, per_edge_type_cutoff = ["Cu"], 4.0, None
+        outputs = ("atomic_energy", "forces", "virial")
+
+    monkeypatch.setattr("nequip_integrations.ase.load_compiled_model", lambda *_: ForLAMMPS())
+    with pytest.raises(ConfigError, match="compile with --target ase"):
+        NequIPCalculator.from_compiled_model(compiled)
+
+
 def test_positions_outside_of_the_cell_and_order_of_atoms_do_not_matter(crystal, calculator):
     moved = crystal.copy()
     moved.positions += crystal.cell[0] * 3 - crystal.cell[2]

@@ -23,9 +23,9 @@ from nequip_compile.verify import (
 )
 from nequip_core.compile_targets import CompileTarget
 from nequip_core.compiled import COMPILED_SUFFIX, INPUTS_KEY, OUTPUTS_KEY, load_compiled_model
-from nequip_core.errors import CompileError, ConfigError
+from nequip_core.errors import CompileError
 from nequip_core.files import atomic_path, require_output_suffix
-from nequip_core.fingerprint import TORCH_VERSION_KEY
+from nequip_core.fingerprint import TORCH_VERSION_KEY, available_device
 from nequip_core.frames import Frame
 from nequip_core.synthetic import synthetic_frame
 
@@ -69,7 +69,7 @@ def compile_model(
         FileFormatError: the output's name does not end in ``.nequip.pt2``.
     """
     final = require_output_suffix(output, COMPILED_SUFFIX, "compiled model")
-    place = _available_device(device)
+    place = available_device(device)
     _require_graph_model(model)
     _require_compiler()
     eager = copy.deepcopy(model).eval().requires_grad_(False).to(place)
@@ -101,20 +101,6 @@ def compiled_metadata(model: torch.nn.Module, target: CompileTarget) -> dict[str
         TORCH_VERSION_KEY: torch.__version__,
         "nequip_compile_version": __version__,
     }
-
-
-def _available_device(device: str | torch.device) -> torch.device:
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"'{device}' is not a device: {str(error).splitlines()[0]}") from error
-    try:
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"cannot compile for '{place}': torch {torch.__version__} finds no such device here"
-        ) from error
-    return place
 
 
 def _require_graph_model(model: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What binds a compiled model to a machine, checked before any native code of it is loaded."""
+"""What binds a model to a machine: its devices, and for compiled code torch and the processor."""
 
 from __future__ import annotations
 
@@ -11,15 +11,42 @@ from nequip_core.errors import ConfigError, FileFormatError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TORCH_VERSION_KEY", "require_device", "require_processor", "require_torch"]
+__all__ = [
+    "TORCH_VERSION_KEY",
+    "available_device",
+    "require_device",
+    "require_processor",
+    "require_torch",
+]
 
 TORCH_VERSION_KEY = "nequip_torch_version"
+
+
+def available_device(device: str | torch.device) -> torch.device:
+    """Return the device that a user named.
+
+    Raises:
+        ConfigError: there is no such device here, or the name means none.
+    """
+    import torch
+
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"'{device}' is not a device: {str(error).splitlines()[0]}") from error
+    try:
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"there is no device '{place}' here that torch {torch.__version__} can use"
+        ) from error
+    return place
 
 
 def require_device(
     metadata: dict[str, str], device: str | torch.device, path: Path
 ) -> torch.device:
-    """Return the device to run on, with the index of a GPU.
+    """Return the device to run a compiled model on, with the index of a GPU.
 
     ``cuda`` is the current GPU: it and ``cuda:0`` are of the same kind.
 
@@ -28,23 +55,18 @@ def require_device(
     """
     import torch
 
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"'{device}' is not a device: {str(error).splitlines()[0]}") from error
-    compiled_for = metadata.get("AOTI_DEVICE_KEY", place.type)
-    if place.type != compiled_for:
+    kind = str(device).partition(":")[0]
+    compiled_for = metadata.get("AOTI_DEVICE_KEY", kind)
+    if kind != compiled_for and kind in ("cpu", "cuda", "xpu", "mps"):
         raise ConfigError(
-            f"'{path}' was compiled for {compiled_for}, asked for {place.type}; use "
-            f"device='{compiled_for}' or compile with --device {place.type}"
+            f"'{path}' was compiled for {compiled_for}, asked for {kind}; use "
+            f"device='{compiled_for}' or compile with --device {kind}"
         )
+    place = available_device(device)
     if place.type == "cpu":
         return torch.device("cpu")
-    if place.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError(f"'{path}' was compiled for cuda, and torch finds no GPU here")
-        if place.index is None:
-            place = torch.device("cuda", torch.cuda.current_device())
+    if place.type == "cuda" and place.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return place
 
 

@@ -25,6 +25,7 @@ from nequip_core.fields import (
     TOTAL_ENERGY_KEY,
 )
 from nequip_core.files import require_suffix
+from nequip_core.fingerprint import available_device
 from nequip_core.frames import Frame, from_dict, to_
 from nequip_core.neighbors import DEFAULT_BACKEND
 from nequip_core.saved_model import SOLE_MODEL, load_saved_model, select_model
@@ -56,7 +57,7 @@ class NequIPCalculator(Calculator):
         **kwargs: of ASE's ``Calculator``.
 
     Raises:
-        ConfigError: a unit is not positive.
+        ConfigError: a unit is not positive, or there is no such device.
     """
 
     # A list without ClassVar, as ASE declares it.
@@ -78,7 +79,7 @@ class NequIPCalculator(Calculator):
         ):
             if not (np.isfinite(value) and value > 0.0):
                 raise ConfigError(f"{name} must be a positive number, got {value!r}")
-        self.device = torch.device(device)
+        self.device = available_device(device)
         if isinstance(model, torch.nn.Module):
             model = model.eval().requires_grad_(False).to(self.device)
         self.model = model
