@@ -16,6 +16,7 @@ from nequip_core.instantiate import TARGET
 from nequip_core.plugins import import_extensions
 from nequip_train.check import Plan, check_config, resolve, training_module
 from nequip_train.construction import SPECIAL_KEYS, build, call, resolve_target
+from nequip_train.metrics_table import print_metrics
 from nequip_train.resolvers import register_resolvers, register_statistics
 
 if TYPE_CHECKING:
@@ -246,7 +247,11 @@ def _run_stages(
                 best = "best" if trained and _has_best(trainer) else None
                 if trained and best is None:
                     _LOG.warning("there is no best checkpoint: '%s' uses the last weights", stage)
-                evaluate(module, datamodule=datamodule, ckpt_path=best, weights_only=True)
+                values = evaluate(
+                    module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
+                )
+                if trainer.is_global_zero:
+                    print_metrics(values)
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {error}") from error
         if trainer.interrupted:
