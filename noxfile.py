@@ -55,6 +55,13 @@ LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
 IMPORT_TOOLS = ("import-linter", "packaging")
 DEMO_TOOLS = ("matplotlib",)
 
+# Every module of a wheel: a file or a requirement that an editable install supplies by accident shows.
+IMPORT_ALL = """
+import importlib, pkgutil, {module}
+for found in pkgutil.walk_packages({module}.__path__, "{module}."):
+    importlib.import_module(found.name)
+"""
+
 # The implementation whose numbers ours must reproduce. It owns the import name `nequip`, so this
 # environment has no facade.
 REFERENCE = "nequip==0.19.1"
@@ -190,4 +197,5 @@ def build(session: nox.Session) -> None:
     wheels = [str(wheel) for wheel in sorted(output.glob("*.whl"))]
     session.run(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wheels, external=True)
     for name in DISTRIBUTIONS:
-        session.run(python, "-I", "-c", f"import {name.replace('-', '_')}", external=True)
+        module = name.replace("-", "_")
+        session.run(python, "-I", "-c", IMPORT_ALL.format(module=module), external=True)
