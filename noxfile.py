@@ -55,7 +55,7 @@ LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
 IMPORT_TOOLS = ("import-linter", "packaging")
 DEMO_TOOLS = ("matplotlib",)
 
-# Every module of a wheel: a file or a requirement that an editable install supplies by accident shows.
+# Every module of a wheel, to notice what an editable install supplies by accident.
 IMPORT_ALL = """
 import importlib, pkgutil, {module}
 for found in pkgutil.walk_packages({module}.__path__, "{module}."):
