@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nequip_core.frames import batched_from_list, from_dict
+from nequip_core.instantiate import instantiate
 from nequip_core.neighbors import compute_neighborlist_
 from nequip_model.gnn import NequIPGNNModel
 from nequip_model.reference_weights import load_reference_weights
@@ -150,3 +151,11 @@ def test_the_number_of_parameters_agrees(reference):
         sum(p.numel() for p in build(**given).parameters()) for build in (reference, NequIPGNNModel)
     ]
     assert numbers[0] == numbers[1]
+
+
+def test_documented_names_mean_ours_beside_the_reference(reference):
+    model = instantiate(
+        {"_target_": "nequip.model.NequIPGNNModel", **arguments(1, model_dtype="float32")}
+    )
+    assert type(model).__module__ == "nequip_model.nn.graph_model"
+    assert type(reference(**arguments(1, model_dtype="float32"))).__module__.startswith("nequip.")
