@@ -45,6 +45,7 @@ _DAMAGED = (
     RuntimeError,
     ValueError,
     KeyError,
+    OSError,  # of a file that is cut short
     zipfile.BadZipFile,
 )
 
