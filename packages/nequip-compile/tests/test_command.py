@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -134,6 +135,19 @@ def test_check_can_be_skipped_by_the_environment(traced_before, build, output, m
     assert compile_model(build(seed=8), output, ASE) == []
     assert "not compared with the eager model" in capsys.readouterr().err
     assert output.exists()
+
+
+def test_code_that_may_write_outside_of_its_memory_is_refused(
+    traced_before, build, output, monkeypatch
+):
+    def write(program, path, metadata):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("m/data/aotinductor/model/a.kernel.cpp", "atomic_add_vec<float, 2>(")
+
+    monkeypatch.setattr(aotinductor, "_compile", write)
+    with pytest.raises(CompileError, match=r"torch\.index_select in place of"):
+        compile_model(build(), output, ASE)
+    assert nothing_left(output.parent)
 
 
 def test_missing_compiler_is_said_before_anything_else(build, output, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def compile_model(
     with atomic_path(final) as path:
         with stage(f"compiling for {place} (usually about a minute)"):
             _compile(program, path, compiled_metadata(eager, target))
+            _require_sound_code(path)
         if os.environ.get(SKIP_CHECK_VARIABLE) == "1":
             say(f"not compared with the eager model, because {SKIP_CHECK_VARIABLE}=1")
             return []
@@ -147,6 +149,26 @@ def _compile(program: Any, path: Path, metadata: dict[str, str]) -> None:
         raise CompileError(
             f"AOTInductor failed ({type(error).__name__}): " + "\n".join(lines)
         ) from error
+
+
+def _require_sound_code(path: Path) -> None:
+    """Refuse code that a comparison could pass by luck, before it runs.
+
+    Vectorized atomic sums on the CPU can write outside of their memory, see
+    https://github.com/pytorch/pytorch/issues/191837. `nequip_compile.export` keeps ``index_add``
+    from becoming one.
+
+    Raises:
+        CompileError: there is such code.
+    """
+    with zipfile.ZipFile(path) as archive:
+        sources = [name for name in archive.namelist() if name.endswith(".cpp")]
+        if any(b"atomic_add_vec<" in archive.read(name) for name in sources):
+            raise CompileError(
+                f"torch {torch.__version__} turns a sum of this model into code that may write "
+                "outside of its memory (pytorch issue 191837); in the model, take rows with "
+                "torch.index_select in place of x[index], and sum with torch.index_add"
+            )
 
 
 def _verification_frames(
