@@ -51,7 +51,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_missing_loader_says_what_to_install(loaders: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
-    with pytest.raises(MissingDependencyError, match="pip install nequip-model"):
+    with pytest.raises(MissingDependencyError, match="install nequip-model beside nequip-core"):
         load_saved_model(tmp_path / "a.ckpt")
 
 

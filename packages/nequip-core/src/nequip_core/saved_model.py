@@ -69,8 +69,8 @@ def load_saved_model(path: str | os.PathLike[str]) -> SavedModel:
     found = require_file(path, "saved model")
     if suffix not in known:
         raise MissingDependencyError(
-            f"reading '{path}' needs the distribution {_PROVIDERS[suffix]}, which is not installed; "
-            "install it beside nequip-core"
+            f"reading '{path}' needs {_PROVIDERS[suffix]}, which is not installed: "
+            f"install {_PROVIDERS[suffix]} beside nequip-core"
         )
     loader = load_plugin(MODEL_LOADERS, suffix)
     try:
