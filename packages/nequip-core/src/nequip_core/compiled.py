@@ -96,7 +96,8 @@ def read_compiled_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             members = [
                 name
                 for name in archive.namelist()
-                if "/data/aotinductor/model/" in name and name.endswith("_metadata.json")
+                # torch 2.7 writes no folder of the archive's name on top, later versions do.
+                if "/data/aotinductor/model/" in f"/{name}" and name.endswith("_metadata.json")
             ]
             # The kernel and the wrapper carry the same metadata; older files have the wrapper's.
             members.sort(key=lambda name: not name.endswith("wrapper_metadata.json"))
