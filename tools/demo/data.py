@@ -3,10 +3,13 @@
 A stand-in for quantum-chemistry data that anybody can make in seconds: energies (eV), forces
 (eV/Å) and stress (eV/Å³, ASE's sign). Small fcc crystals of every composition are strained and
 rattled, and some are snapshots of molecular dynamics at 300 K and 700 K.
+
+Usage: python tools/demo/data.py FOLDER
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +116,9 @@ def write_data(folder: Path) -> dict[str, int]:
         write(folder / f"{name}.xyz", frames[start : start + number], format="extxyz")
         start += number
     return dict(SPLIT)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    print(write_data(Path(sys.argv[1])))

@@ -58,7 +58,7 @@ def compare(test_file: Path, calculator: Calculator) -> list[Comparison]:
             energy = 1000 * atoms.get_potential_energy() / len(atoms)
             rows["energy"][column].append(np.array([energy]))
             rows["forces"][column].append(1000 * atoms.get_forces().ravel())
-            rows["stress"][column].append(atoms.get_stress() / units.GPa)
+            rows["stress"][column].append(atoms.get_stress(voigt=False).ravel() / units.GPa)
     unit = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}
     return [
         Comparison(name, unit[name], *(np.concatenate(column) for column in rows[name]))

@@ -18,6 +18,17 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MARKER = ".made-by-the-nequip-demo"
 
+INTRODUCTION = """
+A NequIP model of Cu-Au crystals of 16 and 32 atoms (`config.yaml`), trained on frames that the EMT
+potential of ASE labelled (`data/`). Errors of the compiled model on the test frames, see
+`parity.png`; the spread is the standard deviation of the reference values:
+"""
+EXPLANATION = """
+The drift is the slope of a straight line through the total energy, over the whole run, see
+`energy_drift.png`. The dynamics start from an ideal crystal with twice the temperature, half of
+which becomes potential energy. Learning curve: `learning_curve.png`.
+"""
+
 
 def prepare_folder(folder: Path) -> None:
     """Make `folder` empty.
@@ -92,7 +103,7 @@ def use_model(folder: Path, durations: dict[str, float]) -> str:
         (folder / "test_errors.md").write_text(markdown_table(comparisons) + "\n")
         print(markdown_table(comparisons))
         plot_parity(comparisons, folder / "parity.png")
-        metrics = folder / "training" / "metrics" / "metrics.csv"
+        metrics = folder / "training" / "metrics" / "version_0" / "metrics.csv"
         plot_learning_curve(metrics, folder / "learning_curve.png")
     with step(f"molecular dynamics: {PICOSECONDS} ps of NVE from {TEMPERATURE:.0f} K", durations):
         trajectory = run_nve(calculator)
@@ -105,7 +116,7 @@ def use_model(folder: Path, durations: dict[str, float]) -> str:
         )
         print(energy)
         check_drift(trajectory)
-    return f"{markdown_table(comparisons)}\n\n{energy}\n"
+    return f"{INTRODUCTION}\n{markdown_table(comparisons)}\n\n{energy}\n{EXPLANATION}"
 
 
 def main() -> int:

@@ -233,6 +233,13 @@ def test_options_that_are_not_offered_are_refused(package, compiled):
         Atoms("Cu", calculator=calculator).get_potential_energy()
 
 
+def test_misspelt_argument_is_refused(package, compiled):
+    with pytest.raises(ConfigError, match="'energy_unit_to_eV'; did you mean 'energy_units_to_eV'"):
+        NequIPCalculator.from_package(package, energy_unit_to_eV=27.2)
+    with pytest.raises(ConfigError, match="has no argument 'chemical_species_map'"):
+        NequIPCalculator.from_compiled_model(compiled, chemical_species_map={"Cu": "Cu"})
+
+
 @pytest.mark.parametrize("field", ["total_energy", "forces", "stress"])
 def test_nan_from_a_model_is_an_error(crystal, calculator, field):
     crystal.calc = calculator()

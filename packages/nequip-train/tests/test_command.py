@@ -86,10 +86,42 @@ def test_folder_and_name_are_the_same_as_the_file(config, train, logged, workpla
     assert logged()["train_loss_step/weighted_sum"] == by_file
 
 
-def test_testing_alone_uses_the_model_in_memory(config, train, logged):
+def test_testing_alone_uses_the_model_in_memory_and_says_so(config, train, logged, capsys):
     config["run"] = ["test"]
     assert train(config) == 0
     assert "test0_epoch/weighted_sum" in logged()
+    assert "it measures the weights that the seed gives" in capsys.readouterr().out
+
+
+def test_a_second_run_in_the_same_folder_is_told_apart(config, train, workplace, capsys):
+    config["run"] = ["train"]
+    config["trainer"]["max_epochs"] = 1
+    assert train(config) == 0
+    first = capsys.readouterr().out
+    assert "holds checkpoints of an earlier run" not in first
+    assert f"best checkpoint: {workplace / 'out' / 'best.ckpt'}" in first
+    before = (workplace / "out" / "best.ckpt").read_bytes()
+    assert train(config) == 0
+    second = capsys.readouterr().out
+    assert "holds checkpoints of an earlier run (best.ckpt, last.ckpt)" in second
+    assert f"best checkpoint: {workplace / 'out' / 'best-v1.ckpt'}" in second
+    assert (workplace / "out" / "best.ckpt").read_bytes() == before
+
+
+def test_an_interrupt_says_from_where_to_continue(config, train, workplace, capsys, monkeypatch):
+    from nequip_train.modules import EMALightningModule
+
+    def interrupt(module):
+        if module.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EMALightningModule, "on_train_epoch_start", interrupt, raising=False)
+    assert train(config) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == "interrupted"
+    last = workplace / "out" / "last.ckpt"
+    assert f"continue with ++ckpt_path='{last}'" in printed.out
+    assert last.exists()
 
 
 def test_an_energy_force_loss_and_a_plain_training_module_train(config, train, logged):
@@ -173,7 +205,10 @@ MISTAKES = {
         ["+training_module.model.num_layer=3"],
         "training_module.model: NequIPGNNModel has no argument 'num_layer'; did you mean",
     ),
-    "model value": (["training_module.model.l_max=-1"], "l_max must be at least 0, got -1"),
+    "model value": (
+        ["training_module.model.l_max=-1"],
+        "l_max must be an integer, at least 0, got -1",
+    ),
     "module argument": (["+training_module.ema_decy=0.9"], "did you mean 'ema_decay'"),
     "ema decay": (["+training_module.ema_decay=2"], "ema_decay must be in [0, 1], got 2"),
     "module class": (["training_module._target_=torch.nn.Linear"], "training_module._target_"),
@@ -215,6 +250,7 @@ MISTAKES = {
     "labels": (["+data.exclude_keys=[stress]"], "needs the label 'stress', but the first frame of"),
     "checkpoint suffix": (["++ckpt_path=data.xyz"], "must end in .ckpt, got 'data.xyz'"),
     "no checkpoint": (["++ckpt_path=no.ckpt"], "no checkpoint at 'no.ckpt'"),
+    "run folder": (["hydra.run.dir=config.yaml"], "the run's folder or a file in it cannot be"),
     "override": (["trainer.max_epoch=3"], "Could not override 'trainer.max_epoch'"),
 }
 

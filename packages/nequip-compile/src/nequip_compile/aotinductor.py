@@ -145,6 +145,9 @@ def _compile(program: Any, path: Path, metadata: dict[str, str]) -> None:
                 program, package_path=str(path), inductor_configs=options
             )
     except Exception as error:
+        if "KeyboardInterrupt" in str(error):
+            # Inductor wraps an interrupt that arrives inside of its own lowering.
+            raise KeyboardInterrupt from error
         lines = [line for line in str(error).splitlines() if line.strip()][:12]
         raise CompileError(
             f"AOTInductor failed ({type(error).__name__}): " + "\n".join(lines)

@@ -65,7 +65,7 @@ def require_suffix(
     wanted = (suffixes,) if isinstance(suffixes, str) else suffixes
     if not found.name.endswith(wanted) or found.name in wanted:
         raise FileFormatError(
-            f"the name of a {what} must end in {' or '.join(wanted)}, got '{found.name}'"
+            f"the name of a {what} must end in {' or '.join(wanted)}, got '{path}'"
         )
     return found
 
@@ -76,7 +76,11 @@ def require_output_suffix(path: str | os.PathLike[str], suffix: str, what: str) 
     Raises:
         FileFormatError: the name ends otherwise, or a folder is in the way.
     """
-    found = require_suffix(path, suffix, what)
+    try:
+        found = require_suffix(path, suffix, what)
+    except FileFormatError as error:
+        stem = Path(path).name.partition(".")[0] or "model"
+        raise FileFormatError(f"{error}; write for example '{stem}{suffix}'") from None
     if found.is_dir():
         raise FileFormatError(f"cannot write the {what} '{found}': a folder is in its place")
     return found

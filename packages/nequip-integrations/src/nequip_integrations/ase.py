@@ -13,7 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from nequip_core.compiled import load_compiled_model
 from nequip_core.cutoffs import cutoff_table_from_text
-from nequip_core.errors import ConfigError, DataError
+from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.fields import (
     ATOMIC_NUMBERS_KEY,
     CELL_KEY,
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
 __all__ = ["NequIPCalculator"]
 
 
+# ASE's base class takes any further keyword as a parameter of the calculation, a misspelling too.
+_ASE_ARGUMENTS = ("restart", "ignore_bad_restart_file", "label", "atoms", "directory")
+_OWN_ARGUMENTS = (
+    "energy_units_to_eV",
+    "length_units_to_A",
+    "transforms",
+    "chemical_species_to_atom_type_map",
+    "neighborlist_backend",
+    "model_name",
+)
+
+
 class NequIPCalculator(Calculator):
     """An ASE calculator around a model.
 
@@ -57,7 +69,7 @@ class NequIPCalculator(Calculator):
         **kwargs: of ASE's ``Calculator``.
 
     Raises:
-        ConfigError: a unit is not positive, or there is no such device.
+        ConfigError: an argument is unknown, or a unit is not positive, or there is no such device.
     """
 
     # A list without ClassVar, as ASE declares it.
@@ -72,6 +84,12 @@ class NequIPCalculator(Calculator):
         transforms: Sequence[Transform] = (),
         **kwargs: Any,
     ) -> None:
+        for name in kwargs:
+            if name not in _ASE_ARGUMENTS:
+                known = [*_OWN_ARGUMENTS, *_ASE_ARGUMENTS]
+                raise ConfigError(
+                    f"{type(self).__name__} has no argument '{name}'{closest(name, known)}"
+                )
         super().__init__(**kwargs)
         for name, value in (
             ("energy_units_to_eV", energy_units_to_eV),

@@ -90,12 +90,13 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
         ConfigError: an argument is unknown, missing or out of range.
     """
     dtype = current_dtype()
-    if not r_max > 0.0:
-        raise ConfigError(f"r_max must be positive, got {r_max}")
-    if polynomial_cutoff_p < 2:
-        raise ConfigError(f"polynomial_cutoff_p must be at least 2, got {polynomial_cutoff_p}")
-    if num_bessels < 1:
-        raise ConfigError(f"num_bessels must be at least 1, got {num_bessels}")
+    if not isinstance(r_max, int | float) or not r_max > 0.0:
+        raise ConfigError(f"r_max must be a positive number, got {r_max!r}")
+    if not isinstance(polynomial_cutoff_p, int | float) or polynomial_cutoff_p < 2:
+        raise ConfigError(f"polynomial_cutoff_p must be at least 2, got {polynomial_cutoff_p!r}")
+    _require_integer("num_bessels", num_bessels, 1)
+    _require_integer("type_embed_num_features", type_embed_num_features, 1)
+    _require_integer("readout_mlp_hidden_layers_depth", readout_mlp_hidden_layers_depth, 0)
     if avg_num_neighbors is None:
         raise ConfigError(
             "avg_num_neighbors must be specified: a number, a number by type, or "
@@ -190,10 +191,10 @@ def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in config
 
     Source: Batzner et al., Nat. Commun. 13, 2453 (2022), doi:10.1038/s41467-022-29939-5.
     """
-    if num_layers < 1:
-        raise ConfigError(f"num_layers must be at least 1, got {num_layers}")
-    if l_max < 0:
-        raise ConfigError(f"l_max must be at least 0, got {l_max}")
+    _require_integer("num_layers", num_layers, 1)
+    _require_integer("l_max", l_max, 0)
+    _require_integer("radial_mlp_depth", radial_mlp_depth, 0)
+    _require_integer("radial_mlp_width", radial_mlp_width, 1)
     by_degree = [num_features] * (l_max + 1) if isinstance(num_features, int) else num_features
     if len(by_degree) != l_max + 1:
         raise ConfigError(
@@ -216,6 +217,12 @@ def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in config
         radial_mlp_width=[radial_mlp_width] * num_layers,
         **kwargs,
     )
+
+
+def _require_integer(name: str, value: object, minimum: int) -> None:
+    """Raise a `ConfigError` unless `value` is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(f"{name} must be an integer, at least {minimum}, got {value!r}")
 
 
 def _one_a_type(values: list[float] | None, type_names: Sequence[str]) -> list[float] | None:

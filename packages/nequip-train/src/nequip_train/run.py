@@ -232,6 +232,13 @@ def _run_stages(
 ) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    if plan.checkpoint is None:
+        _warn_of_checkpoints(trainer, plan.stages)
+    if plan.stages[0] != "train" and plan.checkpoint is None:
+        _LOG.warning(
+            "'%s' comes before any training: it measures the weights that the seed gives",
+            plan.stages[0],
+        )
     trained = False
     for index, stage in enumerate(plan.stages[first:], start=first):
         _LOG.info("run %d of %d: %s", index + 1, len(plan.stages), stage)
@@ -254,8 +261,36 @@ def _run_stages(
                     print_metrics(values)
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {error}") from error
+        except SystemExit:
+            # Lightning's end of an interrupted stage.
+            if not trainer.interrupted:
+                raise
         if trainer.interrupted:
+            _say_where(trainer, "interrupted; continue with ++ckpt_path='%s'", "last_model_path")
             raise KeyboardInterrupt
+    if trained:
+        _say_where(trainer, "best checkpoint: %s", "best_model_path")
+
+
+def _warn_of_checkpoints(trainer: lightning.Trainer, stages: list[str]) -> None:
+    """Warn before a fresh training where Lightning will give its checkpoints other names."""
+    for callback in trainer.checkpoint_callbacks if "train" in stages else ():
+        folder = getattr(callback, "dirpath", None)
+        old = sorted(path.name for path in Path(folder).glob("*.ckpt")) if folder else []
+        if old:
+            _LOG.warning(
+                "'%s' holds checkpoints of an earlier run (%s); they stay, and those of this run "
+                "get names with -v1, -v2, ...",
+                folder,
+                ", ".join(old),
+            )
+
+
+def _say_where(trainer: lightning.Trainer, message: str, attribute: str) -> None:
+    """Log where a checkpoint is, if there is one."""
+    paths = [getattr(callback, attribute, "") for callback in trainer.checkpoint_callbacks]
+    for path in [path for path in paths if path][:1]:
+        _LOG.info(message, path)
 
 
 def _has_best(trainer: lightning.Trainer) -> bool:

@@ -60,6 +60,8 @@ def application(arguments: Sequence[str]) -> None:
         if mistakes:
             raise mistakes[0] from None
         raise
+    except OSError as error:
+        raise ConfigError(f"the run's folder or a file in it cannot be written: {error}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = f"{error.__cause__}".splitlines()[:1] if error.__cause__ else []
