@@ -158,7 +158,7 @@ def test_folder_in_place_of_a_package_is_refused(tmp_path: Path) -> None:
 
 def test_wrong_suffix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").touch()
-    with pytest.raises(FileFormatError, match=r"must end in \.nequip\.zip, got 'a\.zip'"):
+    with pytest.raises(FileFormatError, match=r"must end in \.nequip\.zip, got '.*a\.zip'"):
         PackageReader(tmp_path / "a.zip")
 
 
