@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nequip_compile import aotinductor
 from nequip_compile.export import dynamic_shapes, export_model
 from nequip_core.compile_targets import ASE, BATCH, custom_target
 from nequip_core.errors import CompileError
@@ -80,3 +81,12 @@ def test_operations_that_depend_on_a_size_are_refused(examples):
 def test_operations_that_depend_on_a_value_are_refused(examples):
     with pytest.raises(CompileError, match="the model cannot be traced"):
         export_model(BranchOnValue(), TARGET, examples)
+
+
+def test_an_interrupt_that_the_compiler_wraps_stays_an_interrupt(monkeypatch, tmp_path):
+    def wrapped(*arguments, **options):
+        raise RuntimeError('TypeError: empty_strided() ... "KeyboardInterrupt: <EMPTY MESSAGE>"')
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", wrapped)
+    with pytest.raises(KeyboardInterrupt):
+        aotinductor._compile(None, tmp_path / "model.nequip.pt2", {})
