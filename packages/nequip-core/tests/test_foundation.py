@@ -9,7 +9,7 @@ import torch
 from nequip_core import documented_names, plugins
 from nequip_core.command_line import run_command
 from nequip_core.cutoffs import cutoff_table, cutoff_table_from_text, cutoff_table_to_text
-from nequip_core.documented_names import DOCUMENTED_NAMES, canonical_name, rewrite_targets
+from nequip_core.documented_names import DOCUMENTED_NAMES, canonical_name
 from nequip_core.errors import (
     ConfigError,
     DataError,
@@ -39,15 +39,6 @@ def test_documented_names_mean_ours():
     calculator = canonical_name("nequip.ase.NequIPCalculator.from_compiled_model")
     assert calculator == "nequip_integrations.ase.NequIPCalculator.from_compiled_model"
     assert all(name.startswith("nequip.") for name in DOCUMENTED_NAMES)
-
-
-def test_targets_are_rewritten_at_any_depth():
-    config = {"a": [{"_target_": "nequip.data.from_dict", "x": 1}], "_target_": "torch.nn.Linear"}
-    assert rewrite_targets(config) == {
-        "a": [{"_target_": "nequip_core.frames.from_dict", "x": 1}],
-        "_target_": "torch.nn.Linear",
-    }
-    assert config["a"][0]["_target_"] == "nequip.data.from_dict"
 
 
 def test_a_facade_module_offers_its_names():

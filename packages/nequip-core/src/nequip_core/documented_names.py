@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DOCUMENTED_NAMES", "canonical_name", "facade_module", "rewrite_targets"]
+__all__ = ["DOCUMENTED_NAMES", "canonical_name", "facade_module"]
 
 # parent of the documented names -> {module of ours: names}
 _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
@@ -118,20 +118,6 @@ def canonical_name(path: str) -> str:
     if parent in DOCUMENTED_NAMES:
         return f"{DOCUMENTED_NAMES[parent]}.{tail}"
     return path
-
-
-def rewrite_targets(config: Any) -> Any:
-    """Return a copy of plain containers with every ``_target_`` in its canonical form."""
-    if isinstance(config, dict):
-        return {
-            key: canonical_name(value)
-            if key == "_target_" and isinstance(value, str)
-            else rewrite_targets(value)
-            for key, value in config.items()
-        }
-    if isinstance(config, list):
-        return [rewrite_targets(item) for item in config]
-    return config
 
 
 def facade_module(module: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:

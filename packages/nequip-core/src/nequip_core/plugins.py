@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
 from typing import Any
 
 from nequip_core.errors import PluginError, closest
@@ -87,18 +86,15 @@ def load_plugin(group: str, name: str, hint: str = "") -> Any:
         ) from error
 
 
-def import_extensions(skip: Iterable[str] = ()) -> list[str]:
+def import_extensions() -> list[str]:
     """Import every installed extension package and return their top-level module names.
-
-    Args:
-        skip: module names to leave out.
 
     Raises:
         PluginError: an extension fails to import; the message names its distribution.
     """
     modules = []
     for entry in _entries(EXTENSIONS):
-        if entry.value in skip or entry.value in modules:
+        if entry.value in modules:
             continue
         try:
             entry.load()
