@@ -41,6 +41,9 @@ FREE_ENERGY_KEY: Final[str] = "free_energy"
 FORCE_KEY: Final[str] = "forces"
 STRESS_KEY: Final[str] = "stress"
 VIRIAL_KEY: Final[str] = "virial"
+EDGE_TRANSPOSE_PERM_KEY: Final[str] = "edge_transpose_perm"
+LMP_MLIAP_DATA_KEY: Final[str] = "lmp_mliap_data"
+NUM_LOCAL_GHOST_NODES_KEY: Final[str] = "num_local_ghost_atoms"
 
 _CONSTANTS = {name: value for name, value in list(globals().items()) if name.endswith("_KEY")}
 

@@ -3,6 +3,7 @@
 | group | an entry loads to | asked by |
 |---|---|---|
 | `nequip.model_loaders` | a function ``(path) -> SavedModel``; the entry's name is the file suffix without its dot | `nequip_core.saved_model` |
+| `nequip.architectures` | a model builder with that architecture name | `nequip_model.architecture` |
 | `nequip.neighbor_backends` | a function, see `nequip_core.neighbors` | `nequip_core.neighbors` |
 | `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
@@ -17,6 +18,7 @@ from typing import Any
 from nequip_core.errors import PluginError, closest
 
 __all__ = [
+    "ARCHITECTURES",
     "COMPILE_TARGETS",
     "EXTENSIONS",
     "MODEL_LOADERS",
@@ -27,6 +29,7 @@ __all__ = [
     "plugin_names",
 ]
 
+ARCHITECTURES = "nequip.architectures"
 COMPILE_TARGETS = "nequip.compile_targets"
 EXTENSIONS = "nequip.extension"
 MODEL_LOADERS = "nequip.model_loaders"

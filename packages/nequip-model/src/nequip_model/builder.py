@@ -1,9 +1,10 @@
 """The protocol of model builders: what every builder takes, handled once.
 
 A builder is a function that returns a module; `model_builder` gives it the arguments ``seed``,
-``model_dtype`` and ``type_names`` and makes a `GraphModel` of what it returns. Construction is
-pure: the same arguments give the same weights whatever the ambient default dtype or random state,
-and both are afterwards what they were before.
+``model_dtype`` and ``type_names`` and makes a `GraphModel` of what it returns, with a description
+of its construction (`nequip_model.architecture`). Construction is pure: the same arguments give
+the same weights whatever the ambient default dtype or random state, and both are afterwards what
+they were before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ import torch
 
 from nequip_core.cutoffs import cutoff_table, cutoff_table_to_text
 from nequip_core.errors import ConfigError, closest
-from nequip_model.nn.graph_model import GraphModel
+from nequip_model.nn.graph_model import (
+    MODEL_DTYPE_KEY,
+    PER_EDGE_TYPE_CUTOFF_KEY,
+    R_MAX_KEY,
+    TYPE_NAMES_KEY,
+    GraphModel,
+)
 
 __all__ = ["MODEL_DTYPES", "current_dtype", "model_builder"]
 
@@ -60,6 +67,8 @@ def model_builder(
     *,
     extends: Callable[..., Any] | None = None,
     replaces: Sequence[str] = (),
+    architecture_version: int | None = None,
+    wrapper_class: type[GraphModel] = GraphModel,
 ) -> Callable[..., Any]:
     """Make a model builder of a function that returns a module.
 
@@ -72,9 +81,19 @@ def model_builder(
             ``type_names`` and every other keyword argument.
         extends: the builder that gets the function's ``**kwargs``.
         replaces: arguments of that builder which the function makes itself.
+        architecture_version: of a builder that an entry of the group ``nequip.architectures``
+            names, by the function's own name; raised when the same arguments no longer make the
+            same model.
+        wrapper_class: what makes the outermost module, `GraphModel` or a subclass of it.
     """
     if function is None:
-        return functools.partial(model_builder, extends=extends, replaces=replaces)
+        return functools.partial(
+            model_builder,
+            extends=extends,
+            replaces=replaces,
+            architecture_version=architecture_version,
+            wrapper_class=wrapper_class,
+        )
     own = _own_parameters(function, extends, replaces)
 
     @functools.wraps(function)
@@ -100,8 +119,16 @@ def model_builder(
         _check_names(function.__name__, own, arguments)
         with _construction(seed, MODEL_DTYPES[dtype]):
             module = function(**arguments)
-        return _graph_model(module, names, dtype, arguments)
+        model = wrapper_class(module, _model_config(dtype, arguments))
+        model.description = _description(build, {**arguments, "seed": seed, "model_dtype": dtype})
+        return model
 
+    build.architecture_version = architecture_version  # type: ignore[attr-defined]
+    build.architecture_name = (  # type: ignore[attr-defined]
+        f"{function.__module__}.{function.__qualname__}"
+        if architecture_version is None
+        else function.__name__
+    )
     protocol = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for name, default in _PROTOCOL.items()
@@ -159,13 +186,51 @@ def _check_names(
             raise ConfigError(f"{builder} needs the argument '{name}'")
 
 
-def _graph_model(
-    module: torch.nn.Module, names: list[str], dtype: str, arguments: Mapping[str, Any]
-) -> GraphModel:
+def _model_config(dtype: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `GraphModel` states of itself."""
     if "r_max" not in arguments:
         raise ConfigError("a model needs its cutoff radius as the argument 'r_max'")
-    r_max, partial = float(arguments["r_max"]), arguments.get("per_edge_type_cutoff")
-    text = None
-    if partial is not None:
-        text = cutoff_table_to_text(cutoff_table(partial, names, r_max))
-    return GraphModel(module, names, dtype, r_max, text)
+    names, r_max = arguments["type_names"], float(arguments["r_max"])
+    config = {TYPE_NAMES_KEY: names, MODEL_DTYPE_KEY: dtype, R_MAX_KEY: r_max}
+    if arguments.get(PER_EDGE_TYPE_CUTOFF_KEY) is not None:
+        table = cutoff_table(arguments[PER_EDGE_TYPE_CUTOFF_KEY], names, r_max)
+        config[PER_EDGE_TYPE_CUTOFF_KEY] = cutoff_table_to_text(table)
+    return config
+
+
+def _description(build: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the description of a model, or None if an argument is not plain data."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    try:
+        plain = _plain({**defaults, **arguments})
+    except TypeError:
+        return None
+    return {
+        "architecture": build.architecture_name,  # type: ignore[attr-defined]
+        "version": build.architecture_version,  # type: ignore[attr-defined]
+        "arguments": plain,
+        "modifiers": [],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON knows it.
+
+    Raises:
+        TypeError: it is an object and not data.
+    """
+    if isinstance(value, str) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool | int | float):
+        return value
+    raise TypeError(f"{type(value).__name__} is not plain data")

@@ -32,7 +32,7 @@ __all__ = ["FullNequIPGNNModel", "NequIPGNNModel"]
 PerType = float | Mapping[str, float] | None
 
 
-@model_builder
+@model_builder(architecture_version=1)
 def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in configs
     *,
     type_names: Sequence[str],
@@ -155,7 +155,11 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
     return ForceStressOutput(torch.nn.Sequential(modules), do_derivatives)
 
 
-@model_builder(extends=FullNequIPGNNModel, replaces=("irreps_edge_sh", "feature_irreps_hidden"))
+@model_builder(
+    extends=FullNequIPGNNModel,
+    replaces=("irreps_edge_sh", "feature_irreps_hidden"),
+    architecture_version=1,
+)
 def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in configs
     *,
     type_names: Sequence[str],

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 
 from nequip_core.fields import (
@@ -10,19 +14,44 @@ from nequip_core.fields import (
     CELL_KEY,
     EDGE_CELL_SHIFT_KEY,
     EDGE_INDEX_KEY,
+    EDGE_TRANSPOSE_PERM_KEY,
+    EDGE_VECTORS_KEY,
+    LMP_MLIAP_DATA_KEY,
+    NUM_LOCAL_GHOST_NODES_KEY,
     NUM_NODES_KEY,
     POSITIONS_KEY,
 )
 
-__all__ = ["GraphModel"]
+__all__ = [
+    "MODEL_DTYPE_KEY",
+    "NUM_TYPES_KEY",
+    "PER_EDGE_TYPE_CUTOFF_KEY",
+    "R_MAX_KEY",
+    "TYPE_NAMES_KEY",
+    "GraphModel",
+]
 
-_FLOAT_FIELDS = (POSITIONS_KEY, CELL_KEY, EDGE_CELL_SHIFT_KEY)
+# Keys of `GraphModel.metadata`, which every compiled file carries.
+R_MAX_KEY = "r_max"
+PER_EDGE_TYPE_CUTOFF_KEY = "per_edge_type_cutoff"
+TYPE_NAMES_KEY = "type_names"
+NUM_TYPES_KEY = "num_types"
+MODEL_DTYPE_KEY = "model_dtype"
+_CUSTOM_LIBRARIES_KEY = "nequip_custom_ops_libs"
+
+_FLOAT_FIELDS = (POSITIONS_KEY, CELL_KEY, EDGE_CELL_SHIFT_KEY, EDGE_VECTORS_KEY)
 _INPUT_FIELDS = (
-    *_FLOAT_FIELDS,
+    POSITIONS_KEY,
     EDGE_INDEX_KEY,
-    ATOM_TYPE_KEY,
+    EDGE_TRANSPOSE_PERM_KEY,
+    EDGE_CELL_SHIFT_KEY,
+    EDGE_VECTORS_KEY,
+    CELL_KEY,
     BATCH_KEY,
     NUM_NODES_KEY,
+    ATOM_TYPE_KEY,
+    LMP_MLIAP_DATA_KEY,
+    NUM_LOCAL_GHOST_NODES_KEY,
 )
 
 
@@ -31,51 +60,102 @@ class GraphModel(torch.nn.Module):
 
     Inputs: ``pos`` (N, 3), ``atom_types`` (N,), ``edge_index`` (2, E); with a cell ``cell``
     (F, 3, 3) and ``edge_cell_shift`` (E, 3); for several frames ``batch`` (N,) and ``num_atoms``
-    (F,). Floats are taken as float64 whatever the dtype of the weights. Other fields, labels for
-    instance, are neither read nor returned.
+    (F,). ``edge_vectors`` (E, 3), length, may stand in place of ``pos``. Floats are taken as
+    float64 whatever the dtype of the weights. Other fields, labels for instance, are neither read
+    nor returned, except those that a submodule asks for: the names in its attribute
+    ``input_fields``, or the keys of the outermost module's ``irreps_in``.
 
     Args:
         model: module that computes; reads and adds fields.
-        type_names: the T type names in order.
-        model_dtype: ``"float32"`` or ``"float64"``, of the weights.
-        r_max: cutoff radius, length.
-        per_edge_type_cutoff: text form of the cutoff table, or None.
-        extra_input_fields: further fields that `model` reads.
+        model_config: what the model states of itself: ``type_names`` (the T names in order),
+            ``model_dtype`` (``"float32"`` or ``"float64"``, of the weights), ``r_max`` (cutoff
+            radius, length) and, where set, ``per_edge_type_cutoff`` (text of the T x T table).
+        model_input_fields: further fields to let through to `model`.
     """
 
     # Versioned marks instead of isinstance: a packaged model's class is not the installed one.
     is_graph_model = True
     is_compile_graph_model = False
     graph_model_version = 1
+    _is_graph_module_mixin = True
+
+    # JSON text: one string pickles to the same bytes whatever objects it was made from.
+    _description: str | None = None
 
     def __init__(
         self,
         model: torch.nn.Module,
-        type_names: list[str],
-        model_dtype: str,
-        r_max: float,
-        per_edge_type_cutoff: str | None = None,
-        extra_input_fields: tuple[str, ...] = (),
+        model_config: dict[str, Any],
+        model_input_fields: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
-        self.type_names = list(type_names)
-        self.model_dtype = model_dtype
-        self.r_max = r_max
-        self.per_edge_type_cutoff = per_edge_type_cutoff
-        self.model_input_fields = [*_INPUT_FIELDS, *extra_input_fields]
+        self.type_names = list(model_config[TYPE_NAMES_KEY])
+        self.model_dtype = str(model_config[MODEL_DTYPE_KEY])
+        self.r_max = float(model_config[R_MAX_KEY])
+        self.per_edge_type_cutoff: str | None = model_config.get(PER_EDGE_TYPE_CUTOFF_KEY)
+        wanted = [*model_input_fields, *(getattr(model, "irreps_in", None) or {})]
+        for module in model.modules():
+            wanted += getattr(module, "input_fields", ())
+        self.model_input_fields = list(dict.fromkeys((*_INPUT_FIELDS, *wanted)))
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """How to build the model again, as plain data: see `nequip_model.architecture`.
+
+        Each reading returns a new copy; to change it, assign the changed copy.
+        """
+        return None if self._description is None else json.loads(self._description)
+
+    @description.setter
+    def description(self, description: dict[str, Any] | None) -> None:
+        self._description = None if description is None else json.dumps(description)
+
+    @property
+    def irreps_in(self) -> dict[str, Any]:
+        """Irreps of the fields that go in, where the model states them."""
+        return getattr(self.model, "irreps_in", None) or {}
+
+    @property
+    def irreps_out(self) -> dict[str, Any]:
+        """Irreps of the fields that come out, where the model states them."""
+        return getattr(self.model, "irreps_out", None) or {}
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a compiled file states about the model; every value is text."""
+        """What a compiled file states about the model; every value is text.
+
+        A submodule adds to it with a method ``_get_metadata_contributions() -> dict``, and names
+        the libraries of its custom operators in ``_nequip_custom_ops_libs``.
+
+        Raises:
+            ValueError: two submodules contribute the same key.
+        """
         text = {
-            "model_dtype": self.model_dtype,
-            "type_names": " ".join(self.type_names),
-            "num_types": str(len(self.type_names)),
-            "r_max": str(self.r_max),
+            MODEL_DTYPE_KEY: self.model_dtype,
+            TYPE_NAMES_KEY: " ".join(self.type_names),
+            NUM_TYPES_KEY: str(len(self.type_names)),
+            R_MAX_KEY: str(self.r_max),
         }
         if self.per_edge_type_cutoff is not None:
-            text["per_edge_type_cutoff"] = self.per_edge_type_cutoff
+            text[PER_EDGE_TYPE_CUTOFF_KEY] = self.per_edge_type_cutoff
+        contributed: dict[str, str] = {}
+        libraries: set[str] = set()
+        for name, module in self.model.named_modules():
+            libraries.update(getattr(module, "_nequip_custom_ops_libs", ()))
+            contribute = getattr(module, "_get_metadata_contributions", None)
+            if contribute is None:
+                continue
+            for key, value in contribute().items():
+                if key in contributed:
+                    raise ValueError(f"'{name}' states '{key}' of the metadata a second time")
+                contributed[key] = str(value)
+        text.update(contributed)
+        if PER_EDGE_TYPE_CUTOFF_KEY in contributed:
+            cutoffs = contributed[PER_EDGE_TYPE_CUTOFF_KEY].split()
+            text[R_MAX_KEY] = str(max(float(cutoff) for cutoff in cutoffs))
+        if libraries:
+            text[_CUSTOM_LIBRARIES_KEY] = " ".join(sorted(libraries))
         return text
 
     def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -84,7 +164,8 @@ class GraphModel(torch.nn.Module):
         Raises:
             KeyError: a required field is missing.
         """
-        for key in (POSITIONS_KEY, ATOM_TYPE_KEY, EDGE_INDEX_KEY):
+        place = EDGE_VECTORS_KEY if EDGE_VECTORS_KEY in data else POSITIONS_KEY
+        for key in (place, ATOM_TYPE_KEY, EDGE_INDEX_KEY):
             if key not in data:
                 raise KeyError(f"the model needs '{key}', the data has {sorted(data)}")
         inputs = {key: data[key] for key in self.model_input_fields if key in data}
