@@ -14,7 +14,7 @@ from nequip_core.transforms import ChemicalSpeciesToAtomTypeMapper
 from nequip_model.gnn import NequIPGNNModel
 
 R_MAX = 5.0
-SYSTEMS = {"Cu 24": (2, 3, 1), "Cu 108": (3, 3, 3), "Cu 256": (4, 4, 4)}
+SYSTEMS = {"Cu 24": (2, 3, 1), "Cu 108": (3, 3, 3), "Cu 256": (4, 4, 4), "Cu 2048": (8, 8, 8)}
 
 
 def _ours(**arguments):
