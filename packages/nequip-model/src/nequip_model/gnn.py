@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,24 +11,46 @@ import torch
 
 from nequip_core.cutoffs import PartialCutoffs, cutoff_table
 from nequip_core.errors import ConfigError
+from nequip_core.fields import (
+    ATOM_TYPE_KEY,
+    EDGE_ATTRS_KEY,
+    EDGE_CUTOFF_KEY,
+    EDGE_EMBEDDING_KEY,
+    EDGE_INDEX_KEY,
+    EDGE_LENGTH_KEY,
+    EDGE_VECTORS_KEY,
+    NODE_ATTRS_KEY,
+    NODE_FEATURES_KEY,
+    NORM_LENGTH_KEY,
+    PER_ATOM_ENERGY_KEY,
+    POSITIONS_KEY,
+)
+from nequip_model.arguments import (
+    readout_nonlinearity,
+    require_cutoff,
+    require_graph_fields,
+    require_integer,
+    require_nonlinearities,
+    require_one_a_layer,
+)
 from nequip_model.builder import current_dtype, model_builder
-from nequip_model.irreps import coupling, hidden_layout, layer_irreps, parse_irreps
-from nequip_model.nn.activations import ACTIVATIONS
-from nequip_model.nn.convolution import Convolution
+from nequip_model.interaction import interaction_layer
+from nequip_model.irreps import hidden_layout, parse_irreps
 from nequip_model.nn.derivatives import ForceStressOutput
 from nequip_model.nn.embedding import TypeEmbedding
 from nequip_model.nn.energy import AtomicEnergyReadout, PerTypeScaleShift, TotalEnergy
-from nequip_model.nn.gate import Gate
+from nequip_model.nn.gate import DEFAULT_NONLINEARITIES
 from nequip_model.nn.geometry import EdgeGeometry
-from nequip_model.nn.interaction import InteractionLayer
-from nequip_model.nn.layout import Layout
-from nequip_model.nn.linear import EquivariantLinear, SelfConnection
+from nequip_model.nn.layout import Layout, irrep_name
 from nequip_model.nn.mlp import ScalarMLP
 from nequip_model.nn.radial import BesselBasis
 from nequip_model.nn.spherical_harmonics import SphericalHarmonics
+from nequip_model.pair_potentials import pair_potential_module
 from nequip_model.per_type import per_type_values
 
 __all__ = ["FullNequIPGNNModel", "NequIPGNNModel"]
+
+_LOG = logging.getLogger(__name__)
 
 PerType = float | Mapping[str, float] | None
 
@@ -57,6 +80,11 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
     convnet_sc: bool = True,
     learnable_shift: bool = False,
     convnet_resnet: bool = False,
+    convnet_nonlinearity_type: str = "gate",
+    convnet_nonlinearity_scalars: Mapping[str, str] = DEFAULT_NONLINEARITIES,
+    convnet_nonlinearity_gates: Mapping[str, str] = DEFAULT_NONLINEARITIES,
+    categorical_graph_field_embed: Sequence[Mapping[str, Any]] | None = None,
+    pair_potential: Mapping[str, Any] | None = None,
     do_derivatives: bool = True,
 ) -> torch.nn.Module:
     """Build a NequIP network layer by layer.
@@ -84,73 +112,90 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
         convnet_sc: self-connections in every layer but the first.
         learnable_shift: a self-connection in the first layer as well.
         convnet_resnet: add a layer's input to its output where the two have the same layout.
+        convnet_nonlinearity_type: ``gate`` (scalars multiply the other irreps) or ``norm`` (every
+            channel's length through a nonlinearity).
+        convnet_nonlinearity_scalars: nonlinearity of even (``e``) and odd (``o``) scalars: abs,
+            silu, ssp or tanh; abs or tanh for odd ones. With ``norm`` that for ``e`` counts.
+        convnet_nonlinearity_gates: the same for the gates.
+        categorical_graph_field_embed: integer fields of a frame (its charge, say) that every atom
+            of it sees; a list of mappings with ``field``, ``num_features``, ``min``, ``max`` and,
+            if wanted, ``init``, see `nequip_model.nn.embedding.TypeEmbedding`.
+        pair_potential: config of a module that adds to the atomic energies, e.g. ``{_target_:
+            nequip.nn.pair_potential.ZBL, chemical_species: [H, C], units: metal}``.
         do_derivatives: forces, virial and stress besides energies.
 
     Raises:
         ConfigError: an argument is unknown, missing or out of range.
     """
     dtype = current_dtype()
-    if not isinstance(r_max, int | float) or not r_max > 0.0:
-        raise ConfigError(f"r_max must be a positive number, got {r_max!r}")
-    if not isinstance(polynomial_cutoff_p, int | float) or polynomial_cutoff_p < 2:
-        raise ConfigError(f"polynomial_cutoff_p must be at least 2, got {polynomial_cutoff_p!r}")
-    _require_integer("num_bessels", num_bessels, 1)
-    _require_integer("type_embed_num_features", type_embed_num_features, 1)
-    _require_integer("readout_mlp_hidden_layers_depth", readout_mlp_hidden_layers_depth, 0)
-    if avg_num_neighbors is None:
+    require_cutoff(r_max, polynomial_cutoff_p)
+    require_integer("num_bessels", num_bessels, 1)
+    require_integer("type_embed_num_features", type_embed_num_features, 1)
+    require_integer("readout_mlp_hidden_layers_depth", readout_mlp_hidden_layers_depth, 0)
+    if readout_mlp_hidden_layers_width is not None:
+        require_integer("readout_mlp_hidden_layers_width", readout_mlp_hidden_layers_width, 1)
+    neighbors = _neighbors(avg_num_neighbors, type_names)
+    require_one_a_layer(
+        feature_irreps_hidden=feature_irreps_hidden,
+        radial_mlp_depth=radial_mlp_depth,
+        radial_mlp_width=radial_mlp_width,
+    )
+    for depth, width in zip(radial_mlp_depth, radial_mlp_width, strict=True):
+        require_integer("radial_mlp_depth of a layer", depth, 0)
+        require_integer("radial_mlp_width of a layer", width, 1)
+    if convnet_nonlinearity_type not in ("gate", "norm"):
         raise ConfigError(
-            "avg_num_neighbors must be specified: a number, a number by type, or "
-            "${training_data_stats:num_neighbors_mean}"
+            f"convnet_nonlinearity_type must be 'gate' or 'norm', got {convnet_nonlinearity_type!r}"
         )
-    neighbors = per_type_values("avg_num_neighbors", avg_num_neighbors, type_names)
-    if neighbors is None or min(neighbors) <= 0.0:
-        raise ConfigError(f"avg_num_neighbors must be positive, got {avg_num_neighbors}")
-    _check_layer_lists(feature_irreps_hidden, radial_mlp_depth, radial_mlp_width)
+    require_nonlinearities("convnet_nonlinearity_scalars", convnet_nonlinearity_scalars)
+    require_nonlinearities("convnet_nonlinearity_gates", convnet_nonlinearity_gates)
+    graph_fields = require_graph_fields(categorical_graph_field_embed)
+    nonlinearity = readout_nonlinearity(readout_mlp_nonlinearity)
     l_max = _harmonics_degree(irreps_edge_sh)
     cutoffs = None
     if per_edge_type_cutoff is not None:
         cutoffs = cutoff_table(per_edge_type_cutoff, type_names, r_max)
 
     modules: OrderedDict[str, torch.nn.Module] = OrderedDict()
-    modules["type_embedding"] = TypeEmbedding(len(type_names), type_embed_num_features, dtype)
+    embedding = TypeEmbedding(len(type_names), type_embed_num_features, dtype, graph_fields)
+    modules["type_embedding"] = embedding
     modules["geometry"] = EdgeGeometry(r_max, cutoffs)
     modules["harmonics"] = SphericalHarmonics(l_max, dtype)
     modules["radial_basis"] = BesselBasis(
         r_max, num_bessels, bessel_trainable, polynomial_cutoff_p, dtype
     )
-    layout = Layout([(type_embed_num_features, 0, 1)])
+    layout = Layout([(embedding.num_features, 0, 1)])
     for number, irreps in enumerate(feature_irreps_hidden):
-        layer = _interaction_layer(
+        layer = interaction_layer(
             layout,
             parse_irreps(irreps),
             l_max,
-            num_attributes=type_embed_num_features,
+            num_attributes=embedding.num_features,
             radial_dims=[num_bessels] + [radial_mlp_width[number]] * radial_mlp_depth[number],
             self_connection=convnet_sc and (number > 0 or learnable_shift),
             residual=convnet_resnet,
+            nonlinearity=convnet_nonlinearity_type,
+            scalar_nonlinearities=convnet_nonlinearity_scalars,
+            gate_nonlinearities=convnet_nonlinearity_gates,
             avg_num_neighbors=neighbors,
             dtype=dtype,
         )
         modules[f"layer{number}"] = layer
-        layout = layer.gate.layout_out
+        layout = layer.layout_out
     if [block[1:] for block in layout.blocks] != [(0, 1)]:
         raise ConfigError(f"the last layer's features must be scalars (0e), got {layout}")
-    if readout_mlp_nonlinearity not in (None, *ACTIVATIONS):
-        raise ConfigError(
-            f"readout_mlp_nonlinearity must be one of {sorted(ACTIVATIONS)} or null, "
-            f"got {readout_mlp_nonlinearity!r}"
-        )
     width = readout_mlp_hidden_layers_width or layout.dim
     dims = [layout.dim] + [width] * readout_mlp_hidden_layers_depth + [1]
-    modules["readout"] = AtomicEnergyReadout(ScalarMLP(dims, readout_mlp_nonlinearity, dtype))
-    scales = per_type_values("per_type_energy_scales", per_type_energy_scales, type_names)
-    shifts = per_type_values("per_type_energy_shifts", per_type_energy_shifts, type_names)
+    modules["readout"] = AtomicEnergyReadout(ScalarMLP(dims, nonlinearity, dtype))
     modules["scale_shift"] = PerTypeScaleShift(
-        _one_a_type(scales, type_names) if per_type_energy_scales_trainable else scales,
-        _one_a_type(shifts, type_names) if per_type_energy_shifts_trainable else shifts,
+        _energies("scales", per_type_energy_scales, per_type_energy_scales_trainable, type_names),
+        _energies("shifts", per_type_energy_shifts, per_type_energy_shifts_trainable, type_names),
         per_type_energy_scales_trainable,
         per_type_energy_shifts_trainable,
     )
+    if pair_potential is not None:
+        irreps_in = _irreps_at_the_end(embedding, layout, num_bessels, l_max)
+        modules["pair_potential"] = pair_potential_module(pair_potential, type_names, irreps_in)
     modules["total_energy"] = TotalEnergy()
     return ForceStressOutput(torch.nn.Sequential(modules), do_derivatives)
 
@@ -195,10 +240,10 @@ def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in config
 
     Source: Batzner et al., Nat. Commun. 13, 2453 (2022), doi:10.1038/s41467-022-29939-5.
     """
-    _require_integer("num_layers", num_layers, 1)
-    _require_integer("l_max", l_max, 0)
-    _require_integer("radial_mlp_depth", radial_mlp_depth, 0)
-    _require_integer("radial_mlp_width", radial_mlp_width, 1)
+    require_integer("num_layers", num_layers, 1)
+    require_integer("l_max", l_max, 0)
+    require_integer("radial_mlp_depth", radial_mlp_depth, 0)
+    require_integer("radial_mlp_width", radial_mlp_width, 1)
     by_degree = [num_features] * (l_max + 1) if isinstance(num_features, int) else num_features
     if len(by_degree) != l_max + 1:
         raise ConfigError(
@@ -223,22 +268,59 @@ def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in config
     )
 
 
-def _require_integer(name: str, value: object, minimum: int) -> None:
-    """Raise a `ConfigError` unless `value` is an integer of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(f"{name} must be an integer, at least {minimum}, got {value!r}")
+def _neighbors(value: PerType, type_names: Sequence[str]) -> list[float]:
+    """Return the average number of neighbours, one number or one a type.
+
+    Raises:
+        ConfigError: it is missing, not positive, or lacks a type.
+    """
+    if value is None:
+        raise ConfigError(
+            "avg_num_neighbors must be specified: a number, a number by type, or "
+            "${training_data_stats:num_neighbors_mean}"
+        )
+    neighbors = per_type_values("avg_num_neighbors", value, type_names) or []
+    if min(neighbors) <= 0.0:
+        raise ConfigError(f"avg_num_neighbors must be positive, got {value}")
+    return neighbors
 
 
-def _one_a_type(values: list[float] | None, type_names: Sequence[str]) -> list[float] | None:
-    """Return one value a type: what is trained is trained for each type."""
-    return values * len(type_names) if values is not None and len(values) == 1 else values
+def _energies(
+    kind: str, value: PerType, trainable: bool, type_names: Sequence[str]
+) -> list[float] | None:
+    """Return the scales or shifts: one number, or one a type, which is what can be trained.
+
+    Raises:
+        ConfigError: a type is missing or unknown, or a value is not a number.
+    """
+    argument = f"per_type_energy_{kind}"
+    values = per_type_values(argument, value, type_names)
+    if values is None:
+        # A log message: Python's warnings would come up again wherever a checkpoint is read.
+        _LOG.warning("%s is not set: atomic energies get no %s", argument, kind.rstrip("s"))
+        return None
+    return values * len(type_names) if trainable and len(values) == 1 else values
 
 
-def _check_layer_lists(*lists: Sequence[Any]) -> None:
-    names = ("feature_irreps_hidden", "radial_mlp_depth", "radial_mlp_width")
-    lengths = {name: len(values) for name, values in zip(names, lists, strict=True)}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise ConfigError(f"one entry a layer is needed in each of these lists, got {lengths}")
+def _irreps_at_the_end(
+    embedding: TypeEmbedding, features: Layout, num_bessels: int, l_max: int
+) -> dict[str, str | None]:
+    """Return the irreps of the fields that a network has before its energies are summed."""
+    return {
+        POSITIONS_KEY: "1x1o",
+        EDGE_INDEX_KEY: None,
+        ATOM_TYPE_KEY: None,
+        **dict.fromkeys(embedding.input_fields),
+        NODE_ATTRS_KEY: f"{embedding.num_features}x0e",
+        NODE_FEATURES_KEY: str(features),
+        EDGE_VECTORS_KEY: "1x1o",
+        EDGE_LENGTH_KEY: "1x0e",
+        NORM_LENGTH_KEY: "1x0e",
+        EDGE_CUTOFF_KEY: "1x0e",
+        EDGE_EMBEDDING_KEY: f"{num_bessels}x0e",
+        EDGE_ATTRS_KEY: " + ".join(f"1x{irrep_name(l, (-1) ** l)}" for l in range(l_max + 1)),
+        PER_ATOM_ENERGY_KEY: "1x0e",
+    }
 
 
 def _harmonics_degree(irreps_edge_sh: int | str) -> int:
@@ -255,42 +337,3 @@ def _harmonics_degree(irreps_edge_sh: int | str) -> int:
             f"irreps_edge_sh must be 1x0e + 1x1o + 1x2e + ... in order, got '{irreps_edge_sh}'"
         )
     return len(blocks) - 1
-
-
-def _interaction_layer(
-    layout_in: Layout,
-    target: Layout,
-    l_max: int,
-    *,
-    num_attributes: int,
-    radial_dims: list[int],
-    self_connection: bool,
-    residual: bool,
-    avg_num_neighbors: list[float],
-    dtype: torch.dtype,
-) -> InteractionLayer:
-    """Build one layer; the order of construction is the order of the random draws."""
-    irreps = layer_irreps(layout_in, l_max, target)
-    linear_in = EquivariantLinear(layout_in, layout_in, dtype)
-    couplings = [
-        coupling(layout_in.blocks[place][1], l_sh, l_out, dtype)
-        for place, l_sh, l_out, _ in irreps.paths
-    ]
-    convolution = Convolution(layout_in, irreps.paths, irreps.convolved, couplings, l_max)
-    radial = ScalarMLP([*radial_dims, convolution.weight_numel], "silu", dtype)
-    linear_out = EquivariantLinear(irreps.convolved, irreps.mixed, dtype)
-    own = (
-        SelfConnection(layout_in, num_attributes, irreps.mixed, dtype) if self_connection else None
-    )
-    gate = Gate(irreps.mixed, irreps.scalars, irreps.gate_parity, irreps.gated)
-    return InteractionLayer(
-        linear_in=linear_in,
-        radial=radial,
-        convolution=convolution,
-        linear_out=linear_out,
-        self_connection=own,
-        gate=gate,
-        avg_num_neighbors=avg_num_neighbors,
-        dtype=dtype,
-        residual=residual and gate.layout_out == layout_in,
-    )

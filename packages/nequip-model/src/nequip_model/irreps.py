@@ -14,7 +14,7 @@ import torch
 
 from nequip_core.errors import ConfigError
 from nequip_model.nn.convolution import Path
-from nequip_model.nn.layout import Block, Layout
+from nequip_model.nn.layout import Block, Layout, merged
 
 __all__ = [
     "LayerIrreps",
@@ -62,17 +62,6 @@ def hidden_layout(l_max: int, parity: bool, num_features: Sequence[int]) -> Layo
     return Layout((num_features[l], l, p) for l in range(l_max + 1) for p in parities[l])
 
 
-def _merge(blocks: Iterable[Block]) -> list[Block]:
-    """Join neighbouring blocks of the same irrep."""
-    merged: list[Block] = []
-    for channels, l, p in blocks:
-        if merged and merged[-1][1:] == (l, p):
-            merged[-1] = (merged[-1][0] + channels, l, p)
-        else:
-            merged.append((channels, l, p))
-    return merged
-
-
 def _sorted(blocks: Iterable[Block]) -> list[Block]:
     """Return blocks by degree, odd before even; stable."""
     return sorted(blocks, key=lambda block: block[1:])
@@ -86,7 +75,7 @@ class LayerIrreps:
         scalars: kept scalars, in output order.
         gate_parity: parity of the gate scalars.
         gated: gated irreps, in output order.
-        mixed: input of the gate: scalars, gates and gated irreps, sorted and merged.
+        mixed: input of the nonlinearity: scalars, gates and gated irreps, sorted and merged.
         paths: of the convolution, sorted by input block.
         convolved: output of the convolution, sorted and merged.
     """
@@ -99,7 +88,7 @@ class LayerIrreps:
     convolved: Layout
 
 
-def layer_irreps(layout_in: Layout, l_max: int, target: Layout) -> LayerIrreps:
+def layer_irreps(layout_in: Layout, l_max: int, target: Layout, gates: bool = True) -> LayerIrreps:
     """Return the irreps of a layer that turns `layout_in` into as much of `target` as is reachable.
 
     An irrep is reachable if some input irrep couples to it with a harmonic of degree <= l_max,
@@ -108,10 +97,12 @@ def layer_irreps(layout_in: Layout, l_max: int, target: Layout) -> LayerIrreps:
     Args:
         layout_in: the layer's input features.
         l_max: degree of the harmonics.
-        target: the wanted output features.
+        target: the wanted output features, every irrep once.
+        gates: with a scalar for every gated channel; else `mixed` is scalars and gated irreps,
+            in output order.
 
     Raises:
-        ConfigError: nothing of the target is reachable.
+        ConfigError: nothing of the target is reachable, or an irrep stands in it twice.
     """
 
     def reachable(l: int, p: int) -> bool:
@@ -121,14 +112,20 @@ def layer_irreps(layout_in: Layout, l_max: int, target: Layout) -> LayerIrreps:
             for l_sh in range(l_max + 1)
         )
 
+    if len({block[1:] for block in target.blocks}) != len(target.blocks):
+        raise ConfigError(
+            f"features must have every irrep once, got {target}: add up the channels of an irrep"
+        )
     kept = [block for block in target.blocks if reachable(*block[1:])]
     scalars = [block for block in kept if block[1] == 0]
     gated = [block for block in kept if block[1] > 0]
     if not kept:
         raise ConfigError(f"none of the features {target} can be made from {layout_in}")
     gate_parity = 1 if reachable(0, 1) else -1
-    gates = [(channels, 0, gate_parity) for channels, _, _ in gated]
-    mixed = Layout(_merge(_sorted([*_merge(scalars), *_merge(gates), *_merge(gated)])))
+    mixed = Layout([*scalars, *gated])
+    if gates:
+        own = [(channels, 0, gate_parity) for channels, _, _ in gated]
+        mixed = Layout(merged(_sorted([*scalars, *own, *gated])))
     wanted = {block[1:] for block in mixed.blocks}
     paths: list[Path] = []
     for place, (_, l_in, p_in) in enumerate(layout_in.blocks):
@@ -144,5 +141,5 @@ def layer_irreps(layout_in: Layout, l_max: int, target: Layout) -> LayerIrreps:
         gated=tuple(gated),
         mixed=mixed,
         paths=tuple(paths),
-        convolved=Layout(_merge(_sorted(outputs))),
+        convolved=Layout(merged(_sorted(outputs))),
     )

@@ -7,11 +7,22 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["ACTIVATIONS", "SECOND_MOMENT_SILU", "SECOND_MOMENT_TANH", "activation"]
+__all__ = [
+    "ACTIVATIONS",
+    "PARITIES",
+    "SECOND_MOMENTS",
+    "SECOND_MOMENT_SILU",
+    "SECOND_MOMENT_TANH",
+    "activation",
+]
 
 
 def _shifted_softplus(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.softplus(x) - math.log(2.0)
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -22,12 +33,23 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "softplus": torch.nn.functional.softplus,
+    "abs": torch.abs,
+    "identity": _identity,
 }
 
 # Factors that bring the second moment over a normal distribution to one: 1 / sqrt(mean act(z)^2)
 # over 10^6 samples, as e3nn computes them once and every published network has them baked in.
 SECOND_MOMENT_SILU = 1.6791767923989418
 SECOND_MOMENT_TANH = 1.5937334472592695
+SECOND_MOMENTS = {
+    "abs": 1.001110600838467,
+    "silu": SECOND_MOMENT_SILU,
+    "ssp": 1.878204668541552,
+    "tanh": SECOND_MOMENT_TANH,
+}
+
+PARITIES = {"abs": 1, "tanh": -1}
+"""act(-x) = parity * act(x), for those nonlinearities that have a parity."""
 
 
 def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:

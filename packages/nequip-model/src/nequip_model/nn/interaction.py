@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nequip_core.fields import (
@@ -13,7 +15,7 @@ from nequip_core.fields import (
     NODE_FEATURES_KEY,
 )
 from nequip_model.nn.convolution import Convolution
-from nequip_model.nn.gate import Gate
+from nequip_model.nn.layout import Layout
 from nequip_model.nn.linear import EquivariantLinear, SelfConnection
 from nequip_model.nn.mlp import ScalarMLP
 
@@ -31,7 +33,7 @@ class InteractionLayer(torch.nn.Module):
         convolution: the sum over neighbours.
         linear_out: mixes the convolution's paths.
         self_connection: None for a layer without one.
-        gate: the nonlinearity.
+        gate: the nonlinearity, a `Gate` or a `NormNonlinearity`.
         avg_num_neighbors: one number, or one a type.
         dtype: the model's dtype.
         residual: add the layer's input to its output.
@@ -46,7 +48,7 @@ class InteractionLayer(torch.nn.Module):
         convolution: Convolution,
         linear_out: EquivariantLinear,
         self_connection: SelfConnection | None,
-        gate: Gate,
+        gate: Any,
         avg_num_neighbors: list[float],
         dtype: torch.dtype,
         residual: bool = False,
@@ -58,6 +60,7 @@ class InteractionLayer(torch.nn.Module):
         self.linear_out = linear_out
         self.self_connection = self_connection
         self.gate = gate
+        self.layout_out: Layout = gate.layout_out
         self.residual = residual
         norm = torch.tensor(avg_num_neighbors, dtype=torch.float64).rsqrt().to(dtype)
         self.register_buffer("neighbor_norm", norm.unsqueeze(-1))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-__all__ = ["Block", "Layout", "irrep_name"]
+__all__ = ["Block", "Layout", "irrep_name", "merged"]
 
 Block = tuple[int, int, int]
 """(channels, l, parity): `channels` copies of the irrep of degree l and parity +1 or -1."""
@@ -15,6 +15,17 @@ Block = tuple[int, int, int]
 def irrep_name(degree: int, parity: int) -> str:
     """Return the usual name of an irrep, e.g. ``1o``."""
     return f"{degree}{'e' if parity == 1 else 'o'}"
+
+
+def merged(blocks: Iterable[Block]) -> list[Block]:
+    """Return the blocks with neighbours of the same irrep joined."""
+    joined: list[Block] = []
+    for channels, l, p in blocks:
+        if joined and joined[-1][1:] == (l, p):
+            joined[-1] = (joined[-1][0] + channels, l, p)
+        else:
+            joined.append((channels, l, p))
+    return joined
 
 
 class Layout:
