@@ -18,7 +18,11 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "nequip.data": {
         "nequip_core.frames": ("from_dict",),
         "nequip_core.ase_conversion": ("from_ase", "to_ase"),
-        "nequip_core.neighbors": ("compute_neighborlist_",),
+        "nequip_core.neighbors": (
+            "DEFAULT_NEIGHBORLIST_BACKEND",
+            "compute_neighborlist_",
+            "register_neighborlist_backend",
+        ),
         "nequip_core.fields": ("register_fields", "deregister_fields", "get_field_type"),
         "nequip_train.data.statistics": (
             "CommonDataStatisticsManager",
@@ -37,6 +41,19 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "EdgeLengths",
             "NumNeighbors",
             "PerAtomModifier",
+        ),
+    },
+    "nequip.data._nl": {
+        "nequip_core.neighbors": (
+            "DEFAULT_NEIGHBORLIST_BACKEND",
+            "NEIGHBORLIST_BACKEND_ALCHEMIOPS",
+            "NEIGHBORLIST_BACKEND_ASE",
+            "NEIGHBORLIST_BACKEND_MATSCIPY",
+            "NEIGHBORLIST_BACKEND_OPTIONS",
+            "NEIGHBORLIST_BACKEND_VESIN",
+            "NeighborlistBackendSpec",
+            "compute_neighborlist_",
+            "register_neighborlist_backend",
         ),
     },
     "nequip.data.datamodule": {
@@ -62,7 +79,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nequip.model": {
         "nequip_model.gnn": ("FullNequIPGNNModel", "NequIPGNNModel"),
+        "nequip_model.presets": ("PresetNequIPGNNModel",),
+        "nequip_model.pair_potentials": ("ZBLPairPotential",),
         "nequip_model.builder": ("model_builder",),
+    },
+    "nequip.nn.pair_potential": {
+        "nequip_model.nn.pair_potential": ("LennardJones", "SimpleLennardJones", "ZBL"),
     },
     "nequip.train": {
         "nequip_train.modules": ("EMALightningModule", "NequIPLightningModule"),
