@@ -4,7 +4,7 @@
 |---|---|---|
 | `nequip.model_loaders` | a function ``(path) -> SavedModel``; the entry's name is the file suffix without its dot | `nequip_core.saved_model` |
 | `nequip.architectures` | a model builder with that architecture name | `nequip_model.architecture` |
-| `nequip.neighbor_backends` | a function, see `nequip_core.neighbors` | `nequip_core.neighbors` |
+| `nequip.neighbor_backends` | a function or a spec, see `nequip_core.neighbors` | `nequip_core.neighbors` |
 | `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
 | `nequip.extension` | a top-level module, imported on demand | `nequip-train`, `nequip-package` |
