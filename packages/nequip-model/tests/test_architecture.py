@@ -9,6 +9,7 @@ from nequip_core.errors import ConfigError, PluginError
 from nequip_core.plugins import ARCHITECTURES, load_plugin, plugin_names
 from nequip_model.architecture import build_described, describe
 from nequip_model.builder import model_builder
+from nequip_model.presets import PresetNequIPGNNModel
 
 
 def test_the_same_model_is_built_from_its_description_by_way_of_json(build, crystal):
@@ -29,6 +30,24 @@ def test_a_description_has_every_argument_also_those_left_at_their_defaults(buil
     assert description["arguments"]["num_bessels"] == 8
     assert description["arguments"]["parity"] is True
     assert {"seed", "model_dtype", "type_names", "r_max"} <= set(description["arguments"])
+
+
+def test_a_preset_is_described_by_its_name_and_what_was_given_besides():
+    model = PresetNequIPGNNModel(
+        seed=1,
+        model_dtype="float32",
+        type_names=["Cu"],
+        r_max=4.0,
+        avg_num_neighbors=10.0,
+        preset="s",
+        num_features=[8, 4],
+    )
+    arguments = describe(model)["arguments"]
+    assert arguments["preset"] == "s"
+    assert arguments["num_features"] == [8, 4]
+    assert "num_layers" not in arguments
+    again = build_described(describe(model))
+    assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in model.parameters())
 
 
 def test_a_description_is_a_copy(build):

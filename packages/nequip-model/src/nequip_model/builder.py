@@ -39,6 +39,14 @@ _PROTOCOL: dict[str, Any] = {
     "compile_mode": "eager",
 }
 
+
+class _Chosen:
+    """The default of an argument whose value follows from another argument, a preset say."""
+
+    def __repr__(self) -> str:
+        return "chosen"
+
+
 _BUILDING: ContextVar[bool] = ContextVar("nequip_model_building", default=False)
 
 
@@ -67,6 +75,7 @@ def model_builder(
     *,
     extends: Callable[..., Any] | None = None,
     replaces: Sequence[str] = (),
+    chooses: Sequence[str] = (),
     architecture_version: int | None = None,
     wrapper_class: type[GraphModel] = GraphModel,
 ) -> Callable[..., Any]:
@@ -81,6 +90,7 @@ def model_builder(
             ``type_names`` and every other keyword argument.
         extends: the builder that gets the function's ``**kwargs``.
         replaces: arguments of that builder which the function makes itself.
+        chooses: arguments of that builder whose defaults the function has of its own.
         architecture_version: of a builder that an entry of the group ``nequip.architectures``
             names, by the function's own name; raised when the same arguments no longer make the
             same model.
@@ -91,10 +101,11 @@ def model_builder(
             model_builder,
             extends=extends,
             replaces=replaces,
+            chooses=chooses,
             architecture_version=architecture_version,
             wrapper_class=wrapper_class,
         )
-    own = _own_parameters(function, extends, replaces)
+    own = _own_parameters(function, extends, replaces, chooses)
 
     @functools.wraps(function)
     def build(**arguments: Any) -> torch.nn.Module:
@@ -141,14 +152,17 @@ def model_builder(
 
 
 def _own_parameters(
-    function: Callable[..., Any], extends: Callable[..., Any] | None, replaces: Sequence[str]
+    function: Callable[..., Any],
+    extends: Callable[..., Any] | None,
+    replaces: Sequence[str],
+    chooses: Sequence[str],
 ) -> dict[str, inspect.Parameter]:
     """Return the parameters of `function`, with those it passes on in place of its ``**kwargs``."""
     parameters = dict(inspect.signature(function).parameters)
     if extends is None:
         return parameters
     passed_on = {
-        name: parameter
+        name: parameter.replace(default=_Chosen()) if name in chooses else parameter
         for name, parameter in inspect.signature(extends).parameters.items()
         if name not in (*replaces, *_PROTOCOL)
     }
@@ -203,7 +217,7 @@ def _description(build: Callable[..., Any], arguments: Mapping[str, Any]) -> dic
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(build).parameters.items()
-        if parameter.default is not parameter.empty
+        if parameter.default is not parameter.empty and not isinstance(parameter.default, _Chosen)
     }
     try:
         plain = _plain({**defaults, **arguments})

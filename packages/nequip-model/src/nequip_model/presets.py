@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Arguments of `NequIPGNNModel` by preset: 0.61, 3.2, 6.8 and 32 million parameters."""
 
 
-@model_builder(extends=NequIPGNNModel, architecture_version=1)
+@model_builder(extends=NequIPGNNModel, chooses=tuple(PRESETS["S"]), architecture_version=1)
 def PresetNequIPGNNModel(  # noqa: N802 - documented name, used like a class in configs
     *, preset: str, **kwargs: Any
 ) -> torch.nn.Module:
