@@ -36,7 +36,7 @@ from nequip_core.neighbors.backends import (
     register_neighborlist_backend,
 )
 from nequip_core.neighbors.geometry import edge_vectors
-from nequip_core.neighbors.list import compute_neighborlist_, keep_edges_
+from nequip_core.neighbors.list import compute_neighborlist_, edge_order, keep_edges_
 from nequip_core.neighbors.numpy_backends import (
     Backend,
     ase_neighbors,
@@ -60,6 +60,7 @@ __all__ = [
     "SkinnedNeighborList",
     "ase_neighbors",
     "compute_neighborlist_",
+    "edge_order",
     "edge_vectors",
     "keep_edges_",
     "matscipy_neighbors",

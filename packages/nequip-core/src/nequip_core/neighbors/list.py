@@ -21,8 +21,8 @@ from nequip_core.neighbors.geometry import check_positions
 
 __all__ = ["checked_cutoff", "compute_neighborlist_", "drop_edges_", "edge_order", "keep_edges_"]
 
-# An index of edges: (E,), the place of each edge of the column-major order.
-_TRANSPOSE_KEY = "edge_transpose_perm"
+# (E,): the place of each edge of the column-major order.
+EDGE_TRANSPOSE_PERM_KEY = "edge_transpose_perm"
 
 
 def checked_cutoff(r_max: float) -> float:
@@ -87,7 +87,7 @@ def drop_edges_(data: Frame) -> Frame:
     """Drop the list and every edge field, in place."""
     for key in list(data):
         kind = get_field_type(key, error_on_unregistered=False)
-        if kind == "edge" or EDGE_INDEX_KEY in key or key == _TRANSPOSE_KEY:
+        if kind == "edge" or EDGE_INDEX_KEY in key or key == EDGE_TRANSPOSE_PERM_KEY:
             del data[key]
     return data
 
@@ -124,9 +124,9 @@ def keep_edges_(data: Frame, keep: torch.Tensor) -> Frame:
     for key in list(data):
         if EDGE_INDEX_KEY in key:
             data[key] = data[key][:, keep]
-        elif get_field_type(key, error_on_unregistered=False) == "edge" and key != _TRANSPOSE_KEY:
+        elif key == EDGE_TRANSPOSE_PERM_KEY:
+            order = data[key]
+            data[key] = (keep.cumsum(0) - 1)[order[keep[order]]]
+        elif get_field_type(key, error_on_unregistered=False) == "edge":
             data[key] = data[key][keep]
-    if _TRANSPOSE_KEY in data:
-        order = data[_TRANSPOSE_KEY]
-        data[_TRANSPOSE_KEY] = (keep.cumsum(0) - 1)[order[keep[order]]]
     return data
