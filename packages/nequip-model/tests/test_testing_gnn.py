@@ -1,0 +1,112 @@
+"""The NequIP network passes the test kit.
+
+Every check runs for l_max 1, both parities kept, and three types; the cheap checks of all kinds
+run over the full product of degrees, parities, dtypes and numbers of types.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from nequip_core.frames import batched_from_list
+from nequip_core.instantiate import instantiate
+from nequip_model import testing
+from nequip_model.testing.model_tests import BaseEnergyModelTests
+from nequip_model.testing.structures import mixed_frames
+
+R_MAX = 4.0
+SHIFTS = {"H": -1.0, "C": -2.0, "O": -3.0}
+
+
+def gnn(**changes):
+    """Config of a small network."""
+    config = {
+        "_target_": "nequip.model.NequIPGNNModel",
+        "seed": 3,
+        "type_names": ["H", "C", "O"],
+        "r_max": R_MAX,
+        "num_layers": 2,
+        "l_max": 1,
+        "num_features": 4,
+        "radial_mlp_width": 8,
+        "avg_num_neighbors": 10.0,
+        "per_type_energy_scales": 2.0,
+    }
+    config.update(changes)
+    names = config["type_names"]
+    return {"per_type_energy_shifts": {name: SHIFTS[name] for name in names}, **config}
+
+
+# A subset in which every level of every option occurs.
+COVERING = {
+    "l0-one-parity-one-type": gnn(l_max=0, parity=False, type_names=["C"]),
+    "l1-three-types": gnn(l_max=1),
+    "l2-one-parity-by-degree": gnn(l_max=2, parity=False, num_features=[5, 3, 2]),
+    "l3-both-parities-one-type": gnn(l_max=3, num_features=2, type_names=["H"]),
+    "cutoffs-by-pair": gnn(per_edge_type_cutoff={"H": 2.5, "C": {"O": 3.0}}),
+    "trainable-everything": gnn(
+        bessel_trainable=True,
+        per_type_energy_scales_trainable=True,
+        per_type_energy_shifts_trainable=True,
+        avg_num_neighbors={"H": 5.0, "C": 9.0, "O": 7.0},
+        readout_mlp_hidden_layers_depth=1,
+        convnet_resnet=True,
+        num_layers=3,
+    ),
+}
+
+
+class TestNequIPGNN(BaseEnergyModelTests):
+    @pytest.fixture(scope="class", params=COVERING.values(), ids=COVERING)
+    @classmethod
+    def config(cls, request):
+        return request.param
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def strict_locality(cls):
+        return False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def parameters_without_gradient(cls, config):
+        # 1e features cannot become scalars in the last layer: 1e x 1o holds no 0e.
+        layers = ("layer1.linear_out", "layer2.linear_in")
+        if config["num_layers"] < 3:
+            return ()
+        return tuple(f"model.energy.{layer}.weights.1e" for layer in layers)
+
+
+class TestOneLayerIsStrictlyLocal(BaseEnergyModelTests):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls):
+        return gnn(num_layers=1, l_max=2)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def strict_locality(cls):
+        return True
+
+
+@pytest.mark.parametrize("names", [["C"], ["H", "C", "O"]], ids=["one-type", "three-types"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("parity", [True, False], ids=["both-parities", "one-parity"])
+@pytest.mark.parametrize("l_max", [0, 1, 2, 3])
+def test_symmetries_hold_for_every_degree_parity_dtype_and_number_of_types(
+    l_max, parity, dtype, names
+):
+    config = gnn(l_max=l_max, parity=parity, type_names=names, model_dtype=dtype, num_features=3)
+    model = instantiate(config).eval()
+    frames = mixed_frames(names, R_MAX)
+    batch = batched_from_list(frames)
+    tolerance = {"float32": 2e-4, "float64": 1e-10}[dtype]
+    compared = testing.check_rotation(model, batch, tolerance)
+    assert {"total_energy", "atomic_energy", "forces", "stress", "virial"} <= set(compared)
+    testing.check_permutation(model, batch, tolerance)
+    testing.check_translation(model, batch, tolerance)
+    testing.check_lattice_shifts(model, frames[0], tolerance)
+    testing.check_batching(model, frames, tolerance)
+    if dtype == "float64":
+        testing.check_forces(model, frames[1])
+        testing.check_smooth_cutoff(model, len(names))
