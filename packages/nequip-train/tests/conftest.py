@@ -104,6 +104,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", message)
 
 
+@pytest.fixture(autouse=True)
+def statistics_cache(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the user's cache of statistics; return it."""
+    folder: Path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("NEQUIP_STATISTICS_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def alloy() -> list[Any]:
     """Twelve rattled cells of AlCu3 with EMT's energy, forces and stress."""

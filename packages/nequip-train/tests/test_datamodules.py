@@ -149,3 +149,27 @@ def test_ase_files_become_data_sets_by_path_or_split(workplace):
     assert data.num_datasets == {"train": 1, "val": 1, "test": 2, "predict": 0}
     with pytest.raises(ConfigError, match="lacks 'file_path'"):
         ASEDataModule(seed=1, split_dataset={"dataset": EMT, "train": 1})
+
+
+def test_statistics_name_the_data_set_and_the_statistic_that_cannot_be_taken(workplace):
+    arguments = {"file_path": "data.xyz", "train": 6, "val": 6}
+    data = ASEDataModule(
+        seed=1,
+        split_dataset=arguments,
+        exclude_keys=["forces"],
+        transforms=[
+            {**EMT["transforms"][0], "model_type_names": ["Al", "Cu"]},
+            *EMT["transforms"][1:],
+        ],
+        stats_manager={**STATISTICS, "type_names": ["Al", "Cu"]},
+    )
+    with pytest.raises(
+        DataError,
+        match=r"'data.xyz' \(data.train_dataset\[0\]\): the statistic 'forces_rms': the data has "
+        r"no 'forces' \(it has .*pos, ",
+    ):
+        data.get_statistics()
+    with pytest.raises(ConfigError, match="no train data set 1: there are 1"):
+        data.get_statistics("train", 1)
+    with pytest.raises(ConfigError, match="no part 'training'"):
+        data.get_statistics("training")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +16,12 @@ from nequip_core.ase_conversion import from_ase
 from nequip_core.errors import ConfigError, DataError
 from nequip_core.frames import batched_from_list
 from nequip_core.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
-from nequip_train.data.modifiers import EdgeLengths, NumNeighbors, PerAtomModifier
+from nequip_train.data.modifiers import (
+    EdgeLengths,
+    MappedFieldModifier,
+    NumNeighbors,
+    PerAtomModifier,
+)
 from nequip_train.data.running import (
     Count,
     Max,
@@ -173,3 +180,165 @@ def test_names_must_be_unique_and_the_loader_is_not_the_users():
     graph = {"field": "total_energy", "metric": Mean(), "per_type": True}
     with pytest.raises(ConfigError, match="cannot be per type"):
         DataStatisticsManager([graph], type_names=TYPES)
+
+
+EVERY_METRIC = [
+    Count(),
+    Mean(),
+    MeanAbsolute(),
+    RootMeanSquare(),
+    StandardDeviation(),
+    StandardDeviation(squared=True, unbiased=False),
+    Max(),
+    Max(abs=True),
+    Min(),
+    Min(abs=True),
+]
+
+
+def random_frames(count, seed=0):
+    """Yield frames of 1 to 7 atoms with a large energy offset, made when they are asked for."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        atoms = int(torch.randint(1, 8, (1,), generator=generator))
+        yield {
+            "pos": torch.randn(atoms, 3, generator=generator, dtype=torch.float64),
+            "atom_types": torch.randint(0, 2, (atoms,), generator=generator),
+            "forces": torch.randn(atoms, 3, generator=generator, dtype=torch.float64),
+            "total_energy": -1e5 * atoms
+            + torch.randn(1, 1, generator=generator, dtype=torch.float64),
+        }
+
+
+def every_statistic():
+    entries = [
+        {
+            "field": field,
+            "metric": metric,
+            "per_type": per_type,
+            "name": f"{field}{index}{per_type}",
+        }
+        for index, metric in enumerate(EVERY_METRIC)
+        for field, per_type in [
+            ("forces", False),
+            ("forces", True),
+            (PerAtomModifier("total_energy"), False),
+        ]
+    ]
+    return DataStatisticsManager(entries, type_names=TYPES)
+
+
+def flat(result):
+    return {
+        f"{name}.{label}": number
+        for name, value in result.items()
+        for label, number in (value.items() if isinstance(value, dict) else [("", float(value))])
+    }
+
+
+def test_statistics_do_not_depend_on_the_size_of_batches():
+    frames = list(random_frames(101))
+    results = []
+    for size in (1, 7, 64, 101):
+        parts = [frames[start : start + size] for start in range(0, 101, size)]
+        results.append(flat(every_statistic().get_statistics(map(batched_from_list, parts))))
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], rel=1e-12)
+    forces = torch.cat([frame["forces"] for frame in frames]).numpy()
+    assert results[0]["forces4False."] == pytest.approx(np.std(forces, ddof=1), rel=1e-12)
+
+
+def test_only_one_batch_is_alive_at_a_time():
+    class Watched(dict):
+        alive = most = 0
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            Watched.alive += 1
+            Watched.most = max(Watched.most, Watched.alive)
+
+        def __del__(self):
+            Watched.alive -= 1
+
+    batches = (Watched(batched_from_list([frame])) for frame in random_frames(300))
+    every_statistic().get_statistics(batches)
+    # The one that is being taken in, and the one that is being made.
+    assert Watched.most <= 2
+
+
+GLOO = """
+import sys
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from nequip_train.data.running import *
+
+METRICS = [Count, Mean, MeanAbsolute, RootMeanSquare, StandardDeviation, Max, Min]
+VALUES = 1e6 + torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def work(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    for kind in METRICS:
+        shared, alone = kind(), kind(sync_on_compute=False)
+        shared.update((VALUES[:13], VALUES[13:])[rank])
+        alone.update(VALUES)
+        torch.testing.assert_close(shared.compute(), alone.compute(), rtol=1e-12, atol=0.0)
+    # A process without a single value of a type.
+    shared, alone = StandardDeviation(), StandardDeviation(sync_on_compute=False)
+    shared.update((VALUES, VALUES[:0])[rank])
+    alone.update(VALUES)
+    torch.testing.assert_close(shared.compute(), alone.compute(), rtol=1e-12, atol=0.0)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    mp.spawn(work, args=(sys.argv[1],), nprocs=2)
+"""
+
+
+def test_two_processes_have_the_statistics_of_one(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(GLOO)
+    command = [sys.executable, str(script), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_a_frame_there_are_no_statistics():
+    with pytest.raises(DataError, match="not a single frame"):
+        CommonDataStatisticsManager(type_names=TYPES).get_statistics([])
+
+
+def test_a_missing_label_says_which_statistic_needs_it(batches):
+    del batches[0]["forces"]
+    with pytest.raises(DataError, match="the statistic 'forces_rms': the data has no 'forces'"):
+        CommonDataStatisticsManager(type_names=TYPES).get_statistics(batches)
+
+
+def test_a_type_that_does_not_occur_has_nan(batches):
+    manager = CommonDataStatisticsManager(type_names=[*TYPES, "C"])
+    result = manager.get_statistics(batches)
+    assert math.isnan(result["per_type_forces_rms"]["C"])
+    assert math.isnan(result["per_type_num_neighbors_mean_C"])
+    with pytest.raises(DataError, match="atom type 1, but the statistics only know 1"):
+        CommonDataStatisticsManager(type_names=["H"]).get_statistics(batches)
+
+
+def test_type_names_with_an_underscore_keep_it(batches):
+    manager = DataStatisticsManager(
+        [{"field": EdgeLengths(), "metric": Count(), "per_type": True, "name": "n"}],
+        type_names=["H_w", "O_w"],
+    )
+    assert manager.names()[1:3] == ["n_H_wH_w", "n_H_wO_w"]
+    assert "H_w_O_w" in manager.get_statistics(batches)["n"]
+
+
+def test_a_mapped_field_is_one_of_the_output_and_another_of_the_labels():
+    modifier = MappedFieldModifier("forces", "pos")
+    data = next(random_frames(1))
+    assert torch.equal(modifier(data), data["forces"])
+    assert torch.equal(modifier.of_target(data), data["pos"])
+    assert str(modifier) == "pred_F_label_pos"
+    with pytest.raises(ConfigError, match="'forces' is a node field and 'stress' a graph one"):
+        MappedFieldModifier("forces", "stress")

@@ -52,6 +52,7 @@ def run(config: DictConfig) -> None:
     info = {
         "versions": _versions(extensions),
         "data": plan.data,
+        "units": datamodule.units,
         "trainer": plan.trainer,
         "runs": plan.stages,
     }
@@ -148,8 +149,12 @@ def _fresh_module(
     statistics: dict[str, Any] = {}
     if plan.statistics:
         statistics = datamodule.get_statistics("train")
+        # Some data sets know their units without being told, once they are built.
+        info["units"] = datamodule.units
+        units = datamodule.statistics_units()
         for name in dict.fromkeys(plan.statistics):
-            _LOG.info("statistics of the training data: %s = %s", name, statistics[name])
+            value = f"{statistics[name]} {units.get(name) or ''}".rstrip()
+            _LOG.info("statistics of the training data: %s = %s", name, value)
     register_statistics(statistics)
     resolved = resolve(config, "training_module")
     info["training_module"] = resolved

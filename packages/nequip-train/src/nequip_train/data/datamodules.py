@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -14,9 +16,17 @@ from nequip_core.frames import Frame, batched_from_list
 from nequip_train.construction import build
 from nequip_train.data.datasets import AtomicDataset
 from nequip_train.data.statistics import DataStatisticsManager
+from nequip_train.data.statistics_cache import (
+    StatisticsCache,
+    Uncacheable,
+    cache_folder,
+    cache_key,
+)
+from nequip_train.data.units import common_units
 
 __all__ = ["ASEDataModule", "NequIPDataModule", "collate"]
 
+_LOG = logging.getLogger(__name__)
 PARTS = ("train", "val", "test", "predict")
 _PARTS_OF_STAGE = {
     "fit": ("train", "val"),
@@ -74,9 +84,10 @@ class NequIPDataModule(lightning.LightningDataModule):
     Attributes:
         num_datasets: number of data sets by part.
         datasets: the data sets by part, after `setup`.
+        units: the units of ``energy`` and ``length`` that the data sets declare, None for none.
 
     Raises:
-        ConfigError: a config is wrong.
+        ConfigError: a config is wrong, or data sets declare different units.
     """
 
     def __init__(
@@ -108,6 +119,7 @@ class NequIPDataModule(lightning.LightningDataModule):
         for split in _listed(split_dataset):
             self._add_split(split)
         self.num_datasets = {part: len(self.dataset_configs[part]) for part in PARTS}
+        self._statistics_config = stats_manager or {}
         self.stats_manager: DataStatisticsManager | None = None
         if stats_manager is not None:
             self.stats_manager = build(stats_manager, "stats_manager")
@@ -119,6 +131,12 @@ class NequIPDataModule(lightning.LightningDataModule):
         self.datasets: dict[str, list[AtomicDataset]] = {}
         self._loaders: dict[str, list[Any]] = {}
         self._shared: dict[str, AtomicDataset] = {}
+        self._stamps: dict[str, tuple[int, int]] = {}
+        self.units = common_units(
+            (f"data.{part}_dataset[{index}]", _declarations(config))
+            for part in PARTS
+            for index, config in enumerate(self.dataset_configs[part])
+        )
 
     def _add_split(self, split: Mapping[str, Any]) -> None:
         parts = {part: split[part] for part in split if part in PARTS}
@@ -145,7 +163,7 @@ class NequIPDataModule(lightning.LightningDataModule):
         """Build the data sets that a stage needs: fit, validate, test or predict.
 
         Raises:
-            ConfigError: there is no data set for the stage.
+            ConfigError: there is no data set for the stage, or two have different units.
         """
         if not self.dataset_configs[_NEEDED_BY_STAGE[stage]]:
             part = _NEEDED_BY_STAGE[stage]
@@ -159,6 +177,12 @@ class NequIPDataModule(lightning.LightningDataModule):
                     self._dataset(config, f"data.{part}_dataset[{index}]")
                     for index, config in enumerate(self.dataset_configs[part])
                 ]
+        # Once more, because some data sets know their units without being told.
+        self.units = common_units(
+            (f"{dataset} (data.{part}_dataset[{index}])", vars(dataset))
+            for part, datasets in self.datasets.items()
+            for index, dataset in enumerate(datasets)
+        )
 
     def _dataset(self, config: Any, where: str) -> AtomicDataset:
         """Return the data set of a config; equal configs share one, so a file is read once."""
@@ -171,7 +195,8 @@ class NequIPDataModule(lightning.LightningDataModule):
             if isinstance(nested, Mapping):
                 injected = {"dataset": self._dataset(nested, where)}
                 config = {k: v for k, v in config.items() if k != "dataset"}
-            self._shared[key] = build(config, where, **injected)
+            dataset = self._shared[key] = build(config, where, **injected)
+            self._stamps.update({file: _stamp(file) for file in _files(dataset) or ()})
         return self._shared[key]
 
     def teardown(self, stage: str) -> None:
@@ -234,26 +259,108 @@ class NequIPDataModule(lightning.LightningDataModule):
     def get_statistics(self, dataset: str = "train", dataset_idx: int = 0) -> dict[str, Any]:
         """Return the statistics of one data set, ``{}`` without a statistics manager.
 
-        The pass has its own order and takes nothing from the generators of the run. It shows a
-        progress bar.
+        They are of all its frames, whatever the training loader drops. The pass has its own order
+        and takes nothing from the generators of the run. It shows a progress bar; where the same
+        statistics of the same data were taken before, they are read instead, see
+        `nequip_train.data.statistics_cache`.
 
         Args:
             dataset: train, val, test or predict.
             dataset_idx: which one of them.
-        """
-        from rich.progress import track
 
+        Raises:
+            ConfigError: there is no such data set.
+            DataError: a statistic cannot be taken; the message names it and the data set.
+        """
         if self.stats_manager is None:
             return {}
+        stages = {part: stage for stage, part in _NEEDED_BY_STAGE.items()}
+        if dataset not in stages:
+            raise ConfigError(f"there is no part '{dataset}' of the data, only {', '.join(PARTS)}")
+        if not 0 <= dataset_idx < self.num_datasets[dataset]:
+            raise ConfigError(
+                f"there is no {dataset} data set {dataset_idx}: there are "
+                f"{self.num_datasets[dataset]}"
+            )
         self.prepare_data()
-        stage = {part: stage for stage, part in _NEEDED_BY_STAGE.items()}[dataset]
-        self.setup(stage)
-        changes = {"shuffle": False, **self.stats_manager.dataloader_kwargs}
+        self.setup(stages[dataset])
+        manager = self.stats_manager
+        changes: dict[str, Any] = {"shuffle": False}
+        if "drop_last" in self.loader_configs[dataset]:
+            changes["drop_last"] = False
+        changes |= manager.dataloader_kwargs
+        cache = self._statistics_cache(manager, dataset, dataset_idx, changes)
+        values = cache.read(manager.labels()) if cache else None
+        if cache and values is not None:
+            _LOG.info("data statistics: from '%s' (same data, config and code)", cache.path)
+            return manager.expanded(values)
+        results = self._measured(manager, dataset, dataset_idx, changes)
+        if cache:
+            cache.write({name: results[name] for name in manager.labels()}, self.statistics_units())
+        return results
+
+    def statistics_units(self) -> dict[str, str | None]:
+        """Return the unit of every statistic by its name, see `DataStatisticsManager.units`."""
+        return {} if self.stats_manager is None else self.stats_manager.units(self.units)
+
+    def _measured(
+        self, manager: DataStatisticsManager, part: str, index: int, changes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the statistics by a pass over the data."""
+        from rich.progress import Progress
+
         # Any generator but the run's own.
-        loader = self._build_loaders(
-            dataset, **changes, generator=torch.Generator().manual_seed(self.seed)
-        )[dataset_idx]
-        return self.stats_manager.get_statistics(track(loader, description="data statistics"))
+        generator = torch.Generator().manual_seed(self.seed)
+        loader = self._build_loaders(part, **{**changes, "generator": generator})[index]
+        try:
+            with Progress() as progress:
+                return manager.get_statistics(progress.track(loader, description="data statistics"))
+        except DataError as error:
+            where = f"{self.datasets[part][index]} (data.{part}_dataset[{index}])"
+            raise type(error)(f"data.stats_manager: {where}: {error}") from error
+
+    def _statistics_cache(
+        self, manager: DataStatisticsManager, part: str, index: int, changes: Mapping[str, Any]
+    ) -> StatisticsCache | None:
+        """Return where the statistics of a data set are kept, None if they are not."""
+        folder = cache_folder()
+        if folder is None:
+            return None
+        try:
+            if not type(self).__module__.startswith("nequip_train."):
+                raise Uncacheable(f"what '{type(self).__qualname__}' does is not known here")
+            files = _files(self.datasets[part][index])
+            for file in files or ():
+                if _stamp(file) != self._stamps.get(file):
+                    raise Uncacheable(f"'{file}' has changed since it was read")
+            key = cache_key(
+                self.dataset_configs[part][index],
+                files,
+                {**self.loader_configs[part], **changes},
+                self._statistics_config,
+                {s.name: s.modifier.type for s in manager.statistics},
+            )
+        except Uncacheable as reason:
+            _LOG.info("data statistics are not cached: %s", reason)
+            return None
+        return StatisticsCache(folder, key)
+
+
+def _files(dataset: Any) -> list[str] | None:
+    return dataset.files() if isinstance(dataset, AtomicDataset) else None
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    """Return what changes when a file is written to."""
+    status = Path(file).stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _declarations(config: Any) -> Mapping[str, Any]:
+    """Return the mapping in which the config of a data set, or of a part of one, has its units."""
+    while isinstance(config, Mapping) and "dataset" in config:
+        config = config["dataset"]
+    return config if isinstance(config, Mapping) else {}
 
 
 def _loader_config(config: Mapping[str, Any] | None, part: str) -> dict[str, Any]:
@@ -281,6 +388,8 @@ class ASEDataModule(NequIPDataModule):
         include_keys: see there.
         exclude_keys: see there.
         key_mapping: see there.
+        energy_units: see there.
+        length_units: see there.
         **kwargs: loaders and statistics of `NequIPDataModule`.
     """
 
@@ -297,6 +406,8 @@ class ASEDataModule(NequIPDataModule):
         include_keys: Sequence[str] = (),
         exclude_keys: Sequence[str] = (),
         key_mapping: Mapping[str, str] | None = None,
+        energy_units: str | None = None,
+        length_units: str | None = None,
         **kwargs: Any,
     ) -> None:
         def config(path: str) -> dict[str, Any]:
@@ -308,6 +419,8 @@ class ASEDataModule(NequIPDataModule):
                 "include_keys": list(include_keys),
                 "exclude_keys": list(exclude_keys),
                 "key_mapping": dict(key_mapping or {}),
+                "energy_units": energy_units,
+                "length_units": length_units,
             }
 
         splits = []

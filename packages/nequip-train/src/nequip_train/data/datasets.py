@@ -13,6 +13,7 @@ from nequip_core.ase_conversion import from_ase
 from nequip_core.errors import ConfigError, DataError, NequIPError, closest
 from nequip_core.files import require_file
 from nequip_core.frames import Frame, num_nodes
+from nequip_train.data.units import canonical_unit
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,11 +38,31 @@ class AtomicDataset(torch.utils.data.Dataset, abc.ABC):
     Args:
         transforms: functions frame -> frame. They get a shallow copy, so they may add fields in
             place, and run at every access.
+        energy_units: what energies are in after the transforms, e.g. ``eV``; None if undeclared.
+        length_units: likewise for lengths. Forces are energy / length, stress is energy / length^3.
+
+    Raises:
+        ConfigError: a unit is unknown.
     """
 
-    def __init__(self, transforms: Sequence[Transform] = ()) -> None:
+    def __init__(
+        self,
+        transforms: Sequence[Transform] = (),
+        energy_units: str | None = None,
+        length_units: str | None = None,
+    ) -> None:
         super().__init__()
         self.transforms = list(transforms)
+        self.energy_units = canonical_unit("energy", energy_units)
+        self.length_units = canonical_unit("length", length_units)
+
+    def files(self) -> list[str] | None:
+        """Return the files whose bytes, with the arguments, decide the frames.
+
+        None, the answer of a class that does not override this, says that it is not known:
+        statistics are then computed every time. A data set that is computed has no files.
+        """
+        return None
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -109,6 +130,8 @@ class ASEDataset(AtomicDataset):
         include_keys: keys of the file's arrays and info to take under their own names.
         exclude_keys: keys to leave out.
         key_mapping: key in the file -> field name.
+        energy_units: see `AtomicDataset`.
+        length_units: see `AtomicDataset`.
 
     Raises:
         MissingFileError: there is no such file.
@@ -123,8 +146,10 @@ class ASEDataset(AtomicDataset):
         include_keys: Sequence[str] = (),
         exclude_keys: Sequence[str] = (),
         key_mapping: Mapping[str, str] | None = None,
+        energy_units: str | None = None,
+        length_units: str | None = None,
     ) -> None:
-        super().__init__(transforms)
+        super().__init__(transforms, energy_units, length_units)
         self.file_path = str(require_file(file_path, "data file"))
         forbidden = sorted({"index", "filename"} & set(ase_args or ()))
         if forbidden:
@@ -160,6 +185,10 @@ class ASEDataset(AtomicDataset):
         """Return the file's path in quotes."""
         return f"'{self.file_path}'"
 
+    def files(self) -> list[str]:
+        """Return the one file."""
+        return [self.file_path]
+
     def _get_data_list(self, indices: list[int]) -> list[Frame]:
         return [self.frames[index] for index in indices]
 
@@ -180,8 +209,6 @@ def _read_file(path: str, ase_args: dict[str, Any]) -> list[Atoms]:
 class EMTTestDataset(AtomicDataset):
     """Rattled fcc metal with the energy, forces and stress of ASE's effective-medium potential.
 
-    Units: eV and Angstrom.
-
     Args:
         transforms: see `AtomicDataset`.
         supercell: repetitions of the orthorhombic fcc cell along its three axes.
@@ -189,6 +216,8 @@ class EMTTestDataset(AtomicDataset):
         element: one of Cu, Pd, Au, Pt, Al, Ni, Ag.
         num_frames: number of frames.
         seed: seed of the displacements.
+        energy_units: eV, unless transforms change them.
+        length_units: Angstrom, unless transforms change them.
     """
 
     def __init__(
@@ -199,13 +228,21 @@ class EMTTestDataset(AtomicDataset):
         element: str = "Cu",
         num_frames: int = 10,
         seed: int = 123456,
+        energy_units: str | None = "eV",
+        length_units: str | None = "Angstrom",
     ) -> None:
-        super().__init__(transforms)
+        super().__init__(transforms, energy_units, length_units)
         if element not in _EMT_ELEMENTS:
             raise ConfigError(
                 f"EMT has no parameters for '{element}', only for {', '.join(_EMT_ELEMENTS)}"
             )
+        if num_frames < 1:
+            raise ConfigError(f"num_frames must be at least 1, got {num_frames}")
         self.frames = _emt_frames(tuple(supercell), sigma, element, num_frames, seed)
+
+    def files(self) -> list[str]:
+        """Return that there are none: the arguments say everything."""
+        return []
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -241,12 +278,15 @@ class _Subset(AtomicDataset):
     """Some frames of another data set, in an order of their own; the other's transforms apply."""
 
     def __init__(self, dataset: AtomicDataset, indices: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__((), dataset.energy_units, dataset.length_units)
         self.dataset = dataset
         self.indices = list(indices)
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def files(self) -> list[str] | None:
+        return self.dataset.files()
 
     def __str__(self) -> str:
         return str(self.dataset)

@@ -17,8 +17,16 @@ from nequip_core.fields import (
     get_field_type,
 )
 from nequip_core.frames import Frame, num_nodes
+from nequip_train.data.units import Units, field_unit
 
-__all__ = ["BaseModifier", "EdgeLengths", "NumNeighbors", "PerAtomModifier", "field_of"]
+__all__ = [
+    "BaseModifier",
+    "EdgeLengths",
+    "MappedFieldModifier",
+    "NumNeighbors",
+    "PerAtomModifier",
+    "field_of",
+]
 
 
 def field_of(data: Frame, field: str, what: str = "the data") -> torch.Tensor:
@@ -48,7 +56,10 @@ class BaseModifier:
     def __init__(self, field: str) -> None:
         kind = get_field_type(field, error_on_unregistered=False)
         if kind is None:
-            raise ConfigError(f"'{field}' is not a registered field")
+            raise ConfigError(
+                f"'{field}' is not a registered field; fields of your own are registered with "
+                "nequip.data.register_fields"
+            )
         self.field: str | None = field
         self.type = kind
 
@@ -56,9 +67,47 @@ class BaseModifier:
         """Return the quantity, one row a frame, atom or edge by `type`."""
         return field_of(data, str(self.field))
 
+    def of_target(self, data: Frame) -> torch.Tensor:
+        """Return the quantity of labels, where they have it under another name than the output."""
+        return self(data)
+
+    def unit(self, units: Units) -> str | None:
+        """Return the unit of the quantity, "" if it has none, None if it is not known."""
+        return field_unit(self.field, units)
+
     def __str__(self) -> str:
         """Return the short name that automatic names of metrics use."""
         return field_abbreviation(str(self.field))
+
+
+class MappedFieldModifier(BaseModifier):
+    """One field of a model's output against another field of the labels.
+
+    Args:
+        pred_field: name of the field of the output.
+        target_field: name of the field of the labels, of the same kind.
+
+    Raises:
+        ConfigError: a field is not registered, or one is a node field and the other is not.
+    """
+
+    def __init__(self, pred_field: str, target_field: str) -> None:
+        super().__init__(pred_field)
+        other = BaseModifier(target_field)
+        if other.type != self.type:
+            raise ConfigError(
+                f"MappedFieldModifier needs two fields of one kind, but '{pred_field}' is a "
+                f"{self.type} field and '{target_field}' a {other.type} one"
+            )
+        self.target_field = target_field
+
+    def of_target(self, data: Frame) -> torch.Tensor:
+        """Return the field of the labels."""
+        return field_of(data, self.target_field)
+
+    def __str__(self) -> str:
+        """Return ``pred_<output>_label_<labels>``, both abbreviated."""
+        return f"pred_{super().__str__()}_label_{field_abbreviation(self.target_field)}"
 
 
 class PerAtomModifier(BaseModifier):
@@ -87,6 +136,11 @@ class PerAtomModifier(BaseModifier):
             value = value / num_nodes(data)
         return value if self.factor is None else value * self.factor
 
+    def unit(self, units: Units) -> str | None:
+        """Return the field's unit by atom; not known where a factor changes it."""
+        whole = super().unit(units)
+        return f"{whole}/atom" if whole and self.factor is None else None
+
     def __str__(self) -> str:
         """Return ``per_atom_`` and the field's abbreviation."""
         return f"per_atom_{super().__str__()}"
@@ -111,6 +165,10 @@ class EdgeLengths(BaseModifier):
             vectors = vectors + torch.einsum("ei,eij->ej", data[EDGE_CELL_SHIFT_KEY], cell[frame])
         return vectors.norm(dim=-1, keepdim=True)
 
+    def unit(self, units: Units) -> str | None:
+        """Return the unit of lengths."""
+        return field_unit(EDGE_LENGTH_KEY, units)
+
     def __str__(self) -> str:
         """Return ``edge_lengths``."""
         return EDGE_LENGTH_KEY
@@ -128,6 +186,10 @@ class NumNeighbors(BaseModifier):
         centre = field_of(data, EDGE_INDEX_KEY)[0]
         counts = torch.bincount(centre, minlength=num_nodes(data))
         return counts.to(torch.float64).unsqueeze(-1)
+
+    def unit(self, units: Units) -> str | None:
+        """Return that it has none."""
+        return ""
 
     def __str__(self) -> str:
         """Return ``num_neighbors``."""

@@ -103,20 +103,25 @@ class RootMeanSquare(Mean):
 
 
 def _merged_moments(moments: torch.Tensor) -> torch.Tensor:
-    """Return (count, mean, sum of squared deviations) of rows of the same three numbers."""
-    merged = torch.zeros(3, dtype=torch.float64, device=moments.device)
-    for count, mean, deviations in moments:
-        total = merged[0] + count
-        if total == 0:
+    """Return the moments of rows of moments together.
+
+    The moments are count, a pivot near the values, mean - pivot, and the sum of squared deviations
+    from the mean. Only differences to the pivot are rounded, not the values themselves.
+
+    Source: T. F. Chan, G. H. Golub, R. J. LeVeque, The American Statistician 37, 242 (1983).
+    """
+    merged = torch.zeros(4, dtype=torch.float64, device=moments.device)
+    for row in moments:
+        if row[0] == 0:
             continue
-        shift = mean - merged[1]
-        merged = torch.stack(
-            [
-                total,
-                merged[1] + shift * count / total,
-                merged[2] + deviations + shift.square() * merged[0] * count / total,
-            ]
-        )
+        if merged[0] == 0:
+            merged = row.clone()
+            continue
+        count, pivot, mean, deviations = merged
+        total = count + row[0]
+        shift = (row[1] - pivot) + (row[2] - mean)
+        new_deviations = deviations + row[3] + shift.square() * count * row[0] / total
+        merged = torch.stack([total, pivot, mean + shift * row[0] / total, new_deviations])
     return merged
 
 
@@ -139,22 +144,24 @@ class StandardDeviation(_Running):
         self.squared = squared
         self.unbiased = unbiased
         self.add_state(
-            "moments", torch.zeros(3, dtype=torch.float64), dist_reduce_fx=_merged_moments
+            "moments", torch.zeros(4, dtype=torch.float64), dist_reduce_fx=_merged_moments
         )
 
     def update(self, values: torch.Tensor) -> None:
         """Take in values of any shape."""
         if values.numel() == 0:
             return
-        values = values.to(torch.float64)
+        values = values.to(torch.float64).reshape(-1)
+        pivot = values[0]
+        values = values - pivot
         mean = values.mean()
         count = torch.full_like(mean, float(values.numel()))
-        new = torch.stack([count, mean, (values - mean).square().sum()])
+        new = torch.stack([count, pivot, mean, (values - mean).square().sum()])
         self.moments = _merged_moments(torch.stack([self.moments, new]))
 
     def compute(self) -> torch.Tensor:
         """Return the standard deviation; NaN of too few values."""
-        variance = self.moments[2] / (self.moments[0] - float(self.unbiased))
+        variance = self.moments[3] / (self.moments[0] - float(self.unbiased))
         if self.moments[0] <= float(self.unbiased):
             variance = torch.full_like(variance, torch.nan)
         return variance if self.squared else variance.sqrt()

@@ -7,6 +7,7 @@ their norms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -31,6 +32,7 @@ from nequip_train.data.running import (
     RootMeanSquare,
     StandardDeviation,
 )
+from nequip_train.data.units import Units
 
 __all__ = [
     "CommonDataStatisticsManager",
@@ -66,7 +68,8 @@ class _Statistic:
         prefix = field if isinstance(field, str) else str(field)
         self.name: str = entry.get("name") or f"{prefix}_{entry['metric']}"
         self.ignore_nan = bool(entry.get("ignore_nan", False))
-        self.labels: list[str] = []
+        # What a row belongs to, by the key of the table and the ending of the single name.
+        self.labels: dict[str, str] = {}
         if entry.get("per_type", False):
             if not type_names:
                 raise ConfigError(f"the per-type statistic '{self.name}' needs 'type_names'")
@@ -74,10 +77,10 @@ class _Statistic:
                 raise ConfigError(
                     f"the statistic '{self.name}' is of a graph field and cannot be per type"
                 )
-            self.labels = list(type_names)
+            self.labels = {name: name for name in type_names}
             self.num_types = len(self.labels)
             if self.modifier.type == "edge":
-                self.labels = [f"{a}_{b}" for a in type_names for b in type_names]
+                self.labels = {f"{a}_{b}": f"{a}{b}" for a in type_names for b in type_names}
         self.metrics = [deepcopy(entry["metric"]) for _ in self.labels or [""]]
 
     def update(self, data: Frame) -> None:
@@ -86,7 +89,10 @@ class _Statistic:
         Raises:
             DataError: the field is missing or NaN.
         """
-        values = self.modifier(data)
+        try:
+            values = self.modifier(data)
+        except DataError as error:
+            raise DataError(f"the statistic '{self.name}': {error}") from error
         rows = self._row_labels(data) if self.labels else None
         for index, metric in enumerate(self.metrics):
             chosen = values if rows is None else values[rows == index]
@@ -113,29 +119,37 @@ class _Statistic:
         centre, neighbour = data[EDGE_INDEX_KEY]
         return types[centre] * self.num_types + types[neighbour]
 
-    def result(self) -> dict[str, Any]:
-        """Return the value under its name; per type: a dictionary, and one tensor a type."""
+    def value(self) -> float | dict[str, float]:
+        """Return the number, per type by label; NaN of nothing."""
         values = [
-            metric.compute() if metric.update_called else torch.tensor(torch.nan)
-            for metric in self.metrics
+            float(metric.compute()) if metric.update_called else math.nan for metric in self.metrics
         ]
-        if not self.labels:
-            return {self.name: float(values[0])}
-        table = {label: float(v) for label, v in zip(self.labels, values, strict=True)}
+        return dict(zip(self.labels, values, strict=True)) if self.labels else values[0]
+
+    def entries(self, value: float | dict[str, float]) -> dict[str, Any]:
+        """Return a value under its name; per type also a tensor () of each under its own name."""
+        if not isinstance(value, dict):
+            return {self.name: value}
         single = {
-            self._single_name(label): value
-            for label, value in zip(self.labels, values, strict=True)
+            f"{self.name}_{self.labels[label]}": torch.tensor(number, dtype=torch.float64)
+            for label, number in value.items()
         }
-        return {self.name: table, **single}
+        return {self.name: value, **single}
 
     def names(self) -> list[str]:
-        """Return the keys of `result`."""
-        return [self.name, *(self._single_name(label) for label in self.labels)]
+        """Return the keys of `entries`."""
+        return [self.name, *(f"{self.name}_{ending}" for ending in self.labels.values())]
 
-    def _single_name(self, label: str) -> str:
-        if self.modifier.type == "edge":
-            label = label.replace("_", "", 1)
-        return f"{self.name}_{label}"
+    def unit(self, units: Units) -> str | None:
+        """Return the unit of the value, "" if it has none, None if it is not known."""
+        metric = self.metrics[0]
+        if isinstance(metric, Count):
+            return ""
+        if not type(metric).__module__.startswith("nequip_train."):
+            return None
+        unit = self.modifier.unit(units)
+        squared = isinstance(metric, StandardDeviation) and metric.squared
+        return f"({unit})^2" if squared and unit else unit
 
 
 class DataStatisticsManager:
@@ -174,6 +188,10 @@ class DataStatisticsManager:
         """Return the names of all values that `get_statistics` will return."""
         return [name for statistic in self.statistics for name in statistic.names()]
 
+    def labels(self) -> dict[str, list[str]]:
+        """Return the types or type pairs of every statistic by its name; none if not per type."""
+        return {statistic.name: list(statistic.labels) for statistic in self.statistics}
+
     def get_statistics(self, batches: Iterable[Frame]) -> dict[str, Any]:
         """Return the statistics of batches by name.
 
@@ -183,18 +201,38 @@ class DataStatisticsManager:
             NaN.
 
         Raises:
-            DataError: a field is missing, or NaN without ``ignore_nan``.
+            DataError: there are no batches, a field is missing, or NaN without ``ignore_nan``.
         """
         for statistic in self.statistics:
             for metric in statistic.metrics:
                 metric.reset()
+        num_batches = 0
         for batch in batches:
+            num_batches += 1
             for statistic in self.statistics:
                 statistic.update(batch)
+        if num_batches == 0:
+            raise DataError("there is not a single frame to take statistics of")
+        return self.expanded({statistic.name: statistic.value() for statistic in self.statistics})
+
+    def expanded(self, values: Mapping[str, float | dict[str, float]]) -> dict[str, Any]:
+        """Return what `get_statistics` returns, from one value a statistic."""
         results: dict[str, Any] = {}
         for statistic in self.statistics:
-            results.update(statistic.result())
+            results.update(statistic.entries(values[statistic.name]))
         return results
+
+    def units(self, units: Units) -> dict[str, str | None]:
+        """Return the unit of every statistic by its name.
+
+        Args:
+            units: those of ``energy`` and ``length``, None where undeclared.
+
+        Returns:
+            e.g. ``eV/atom``, or ``energy/atom`` if undeclared; "" for a number without unit; None
+            where it is not known.
+        """
+        return {statistic.name: statistic.unit(units) for statistic in self.statistics}
 
 
 def _neighbor_statistics() -> list[dict[str, Any]]:
