@@ -13,7 +13,7 @@ from nequip_compile._version import __version__
 from nequip_core.command_line import run_command
 from nequip_core.errors import closest
 from nequip_core.files import require_file, require_output_suffix
-from nequip_core.plugins import COMPILE_TARGETS, load_plugin, plugin_names
+from nequip_core.plugins import COMPILE_TARGETS, import_extensions, load_plugin, plugin_names
 
 if TYPE_CHECKING:
     from nequip_core.compile_targets import CompileTarget
@@ -84,6 +84,8 @@ def _check_target(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error("give either --target, or --input-fields and --output-fields")
         known = plugin_names(COMPILE_TARGETS)
         if options.target not in known:
+            known = sorted({*known, *_targets_of_extensions()})
+        if options.target not in known:
             parser.error(
                 f"--target must be one of {', '.join(known)}; got '{options.target}'"
                 f"{closest(options.target, known)}"
@@ -114,7 +116,17 @@ def _target(options: argparse.Namespace) -> CompileTarget:
 
     if options.target is None:
         return custom_target(tuple(options.input_fields), tuple(options.output_fields))
-    return load_plugin(COMPILE_TARGETS, options.target)
+    if options.target in plugin_names(COMPILE_TARGETS):
+        return load_plugin(COMPILE_TARGETS, options.target)
+    return _targets_of_extensions()[options.target]
+
+
+def _targets_of_extensions() -> dict[str, CompileTarget]:
+    """Return what extension packages register when imported, which may need torch."""
+    import_extensions()
+    from nequip_core.compile_registration import registered_targets
+
+    return registered_targets()
 
 
 def _report(output: Path, seconds: float) -> None:

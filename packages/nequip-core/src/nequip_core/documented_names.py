@@ -83,6 +83,106 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_model.pair_potentials": ("ZBLPairPotential",),
         "nequip_model.builder": ("model_builder",),
     },
+    "nequip.nn": {
+        "nequip_model.graph_modules.mixin": ("GraphModuleMixin", "SequentialGraphNetwork"),
+        "nequip_model.graph_modules.atomwise": (
+            "ApplyFactor",
+            "AtomwiseLinear",
+            "AtomwiseOperation",
+            "AtomwiseReduce",
+            "AvgNumNeighborsNorm",
+            "Concat",
+            "PerTypeScaleShift",
+            "SaveForOutput",
+            "ShiftedSoftplus",
+        ),
+        "nequip_model.graph_modules.mlp": ("ScalarMLP", "ScalarMLPFunction"),
+        "nequip_model.graph_modules.derivatives": ("ForceStressOutput", "PartialForceOutput"),
+        "nequip_model.graph_modules.functional": (
+            "scatter",
+            "tp_path_exists",
+            "with_edge_type_",
+            "with_edge_vectors_",
+        ),
+        "nequip_model.nn.modifier": ("model_modifier", "replace_submodules"),
+        "nequip_model.nn.graph_model": ("GraphModel",),
+    },
+    "nequip.nn.utils": {
+        "nequip_model.graph_modules.functional": (
+            "ir_mul_to_mul_ir",
+            "mul_ir_to_ir_mul",
+            "scatter",
+            "tp_path_exists",
+            "with_edge_type_",
+            "with_edge_vectors_",
+        ),
+    },
+    "nequip.nn.embedding": {
+        "nequip_model.graph_modules.node_embedding": ("NodeTypeEmbed",),
+        "nequip_model.graph_modules.edges": (
+            "AddRadialCutoffToData",
+            "BesselEdgeLengthEncoding",
+            "EdgeLengthNormalizer",
+            "PolynomialCutoff",
+            "SphericalHarmonicEdgeAttrs",
+        ),
+    },
+    "nequip.nn.graph_model": {
+        "nequip_model.nn.graph_model": (
+            "MODEL_DTYPE_KEY",
+            "NUM_TYPES_KEY",
+            "PER_EDGE_TYPE_CUTOFF_KEY",
+            "R_MAX_KEY",
+            "TYPE_NAMES_KEY",
+            "GraphModel",
+        ),
+    },
+    "nequip.nn.model_modifier_utils": {
+        "nequip_model.nn.modifier": ("model_modifier", "replace_submodules"),
+    },
+    "nequip.utils": {
+        "nequip_model.graph_modules.environment": (
+            "RankedLogger",
+            "dtype_from_name",
+            "dtype_to_name",
+            "find_first_of_type",
+            "torch_default_dtype",
+        ),
+    },
+    "nequip.utils.dtype": {
+        "nequip_model.graph_modules.environment": (
+            "dtype_from_name",
+            "dtype_to_name",
+            "torch_default_dtype",
+        ),
+    },
+    "nequip.utils.global_dtype": {
+        "nequip_model.graph_modules.environment": ("_GLOBAL_DTYPE",),
+    },
+    "nequip.utils.global_state": {
+        "nequip_model.graph_modules.environment": (
+            "TF32_KEY",
+            "get_latest_global_state",
+            "global_state_initialized",
+            "set_global_state",
+        ),
+    },
+    "nequip.utils.resolvers": {"nequip_train.resolvers": ("register_resolvers",)},
+    "nequip.scripts._compile_utils": {
+        "nequip_core.compile_registration": (
+            "COMPILE_TARGET_DICT",
+            "LMP_OUTPUTS",
+            "PAIR_NEQUIP_INPUTS",
+            "batched_data_settings",
+            "register_compile_targets",
+            "single_frame_batch_map_settings",
+            "single_frame_data_settings",
+        ),
+    },
+    "nequip.scripts._package_utils": {
+        "nequip_core.archive.rules": ("register_libraries_as_external_for_packaging",),
+    },
+    "nequip.data.ase": {"nequip_core.ase_conversion": ("from_ase", "to_ase")},
     "nequip.nn.pair_potential": {
         "nequip_model.nn.pair_potential": ("LennardJones", "SimpleLennardJones", "ZBL"),
     },

@@ -31,9 +31,15 @@ NORM_LENGTH_KEY: Final[str] = "normed_edge_lengths"
 EDGE_CUTOFF_KEY: Final[str] = "edge_cutoff"
 EDGE_ATTRS_KEY: Final[str] = "edge_attrs"
 EDGE_EMBEDDING_KEY: Final[str] = "edge_embedding"
+EDGE_FEATURES_KEY: Final[str] = "edge_features"
+EDGE_ENERGY_KEY: Final[str] = "edge_energy"
+EDGE_FORCE_KEY: Final[str] = "edge_forces"
+EDGE_TYPE_KEY: Final[str] = "edge_type_flat"
 
 NODE_ATTRS_KEY: Final[str] = "node_attrs"
 NODE_FEATURES_KEY: Final[str] = "node_features"
+FEATURE_NORM_FACTOR_KEY: Final[str] = "feature_norm_factor"
+PARTIAL_FORCE_KEY: Final[str] = "partial_forces"
 
 PER_ATOM_ENERGY_KEY: Final[str] = "atomic_energy"
 TOTAL_ENERGY_KEY: Final[str] = "total_energy"
@@ -85,6 +91,9 @@ _EDGE_FIELDS: set[str] = {
     EDGE_CUTOFF_KEY,
     EDGE_ATTRS_KEY,
     EDGE_EMBEDDING_KEY,
+    EDGE_FEATURES_KEY,
+    EDGE_ENERGY_KEY,
+    EDGE_FORCE_KEY,
 }
 _LONG_FIELDS: set[str] = {
     EDGE_INDEX_KEY,

@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+import warnings
 from typing import Any
 
 from nequip_core.errors import PluginError, closest
@@ -24,9 +26,11 @@ __all__ = [
     "MODEL_LOADERS",
     "NEIGHBOR_BACKENDS",
     "PACKAGING",
+    "extension_entries",
     "import_extensions",
     "load_plugin",
     "plugin_names",
+    "warn_of_failing_extensions",
 ]
 
 ARCHITECTURES = "nequip.architectures"
@@ -108,3 +112,27 @@ def import_extensions() -> list[str]:
             ) from error
         modules.append(entry.value)
     return modules
+
+
+def extension_entries() -> list[importlib.metadata.EntryPoint]:
+    """Return the entry points of the installed extension packages, sorted by distribution."""
+    return _entries(EXTENSIONS)
+
+
+def warn_of_failing_extensions() -> None:
+    """Import every installed extension package; one that fails is a warning that names it.
+
+    An extension that is being imported already is left to finish, so that it may itself import
+    what calls this.
+    """
+    for entry in _entries(EXTENSIONS):
+        if entry.name != "init_always" or entry.module in sys.modules:
+            continue
+        try:
+            entry.load()
+        except Exception as error:
+            warnings.warn(
+                f"extension '{entry.value}' from {_distribution(entry)} does not import "
+                f"({type(error).__name__}: {error}); what it provides is missing",
+                stacklevel=3,
+            )

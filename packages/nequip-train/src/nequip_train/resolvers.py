@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -135,10 +135,28 @@ _RESOLVERS = {
 }
 
 
-def register_resolvers() -> None:
-    """Make the resolvers known to OmegaConf; a second time changes nothing."""
+# What extension packages registered.
+_REGISTERED: dict[str, Callable[..., Any]] = {}
+
+
+def register_resolvers(resolvers: Mapping[str, Callable[..., Any]] | None = None) -> None:
+    """Make resolvers known to OmegaConf; the same a second time changes nothing.
+
+    Args:
+        resolvers: name -> function, of an extension package; None for those of this module.
+
+    Raises:
+        ConfigError: a name is taken.
+    """
     from omegaconf import OmegaConf
 
+    for name, function in (resolvers or {}).items():
+        if _REGISTERED.get(name) is function:
+            continue
+        if name in {STATISTICS_RESOLVER, *_RESOLVERS} or OmegaConf.has_resolver(name):
+            raise ConfigError(f"there is a resolver '{name}' already; give yours another name")
+        OmegaConf.register_new_resolver(name, function)
+        _REGISTERED[name] = function
     for name, function in _RESOLVERS.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
 

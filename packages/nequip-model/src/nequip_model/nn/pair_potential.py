@@ -150,6 +150,10 @@ class ZBL(PairPotential):
         numbers = [float(_SYMBOLS.index(symbol)) for symbol in chemical_species]
         self.register_buffer("atomic_numbers", torch.tensor(numbers, dtype=torch.float64))
         self.atomic_numbers: torch.Tensor
+        # Half of K, under the documented name: checkpoints of extension models hold it.
+        half = torch.tensor(0.5 * self.coulomb, dtype=torch.float64)
+        self.register_buffer("_qqr2exesquare", half)
+        self._qqr2exesquare: torch.Tensor
 
     def edge_energy(
         self, lengths: torch.Tensor, centre: torch.Tensor, neighbour: torch.Tensor
@@ -161,7 +165,7 @@ class ZBL(PairPotential):
         screening = torch.zeros_like(scaled)
         for weight, rate in _UNIVERSAL_SCREENING:
             screening = screening + weight * torch.exp(-rate * scaled)
-        return self.coulomb * first * second / lengths * screening
+        return 2.0 * self._qqr2exesquare * first * second / lengths * screening
 
 
 class LennardJones(PairPotential):
