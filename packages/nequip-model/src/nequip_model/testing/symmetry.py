@@ -67,12 +67,24 @@ def random_rotation(seed: int = 0) -> torch.Tensor:
 
 
 def _representation(irreps: Any, matrix: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-    """Return (multiplicity, D) of each block of `irreps` for x -> x @ matrix."""
+    """Return (multiplicity, D) of each block of `irreps` for x -> x @ matrix, float64.
+
+    D is solved for from harmonics of points and of the turned points: e3nn's own matrices have the
+    precision of the ambient default dtype.
+    """
     from e3nn import o3
 
+    generator = torch.Generator().manual_seed(1)
+    sign = torch.linalg.det(matrix).sign()
     blocks = []
     for mul, irrep in o3.Irreps(irreps):
-        blocks.append((mul, irrep.D_from_matrix(matrix.T.contiguous()).to(torch.float64)))
+        points = torch.randn(4 * irrep.dim, 3, dtype=torch.float64, generator=generator)
+        before, after = (
+            o3.spherical_harmonics(irrep.l, p, normalize=True)
+            for p in (points, points @ (matrix * sign))
+        )
+        block = torch.linalg.lstsq(before, after).solution.T
+        blocks.append((mul, block * irrep.p if sign < 0 else block))
     return blocks
 
 
