@@ -244,6 +244,10 @@ def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in config
     require_integer("l_max", l_max, 0)
     require_integer("radial_mlp_depth", radial_mlp_depth, 0)
     require_integer("radial_mlp_width", radial_mlp_width, 1)
+    if not isinstance(parity, bool):
+        raise ConfigError(f"parity must be true or false, got {parity!r}")
+    if isinstance(num_features, str) or not isinstance(num_features, int | Sequence):
+        raise ConfigError(f"num_features must be a number or a list, got {num_features!r}")
     by_degree = [num_features] * (l_max + 1) if isinstance(num_features, int) else num_features
     if len(by_degree) != l_max + 1:
         raise ConfigError(
@@ -330,6 +334,7 @@ def _harmonics_degree(irreps_edge_sh: int | str) -> int:
         ConfigError: the irreps are not 1x0e + 1x1o + 1x2e + ... without a gap.
     """
     if isinstance(irreps_edge_sh, int):
+        require_integer("irreps_edge_sh", irreps_edge_sh, 0)
         return irreps_edge_sh
     blocks = parse_irreps(irreps_edge_sh).blocks
     if list(blocks) != [(1, l, (-1) ** l) for l in range(len(blocks))]:

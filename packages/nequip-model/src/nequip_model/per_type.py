@@ -46,6 +46,8 @@ def per_type_values(
 
 def _number(what: str, value: object) -> float:
     try:
+        if isinstance(value, bool):
+            raise TypeError("true and false are not numbers")
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{what} must be a number, got {value!r}") from error
