@@ -72,7 +72,9 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_core.transforms": (
             "AddNaNStressTransform",
             "ChemicalSpeciesToAtomTypeMapper",
+            "NeighborListPruneTransform",
             "NeighborListTransform",
+            "SortedNeighborListTransform",
             "StressSignFlipTransform",
             "VirialToStressTransform",
         ),

@@ -12,6 +12,7 @@ from nequip_core.fields import (
     CELL_KEY,
     EDGE_CELL_SHIFT_KEY,
     EDGE_INDEX_KEY,
+    EDGE_TRANSPOSE_PERM_KEY,
     POSITIONS_KEY,
     get_field_type,
 )
@@ -20,9 +21,6 @@ from nequip_core.neighbors.backends import DEFAULT_BACKEND, neighborlist_backend
 from nequip_core.neighbors.geometry import check_positions
 
 __all__ = ["checked_cutoff", "compute_neighborlist_", "drop_edges_", "edge_order", "keep_edges_"]
-
-# (E,): the place of each edge of the column-major order.
-EDGE_TRANSPOSE_PERM_KEY = "edge_transpose_perm"
 
 
 def checked_cutoff(r_max: float) -> float:

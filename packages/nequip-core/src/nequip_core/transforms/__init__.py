@@ -6,27 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from nequip_core.cutoffs import PartialCutoffs, cutoff_table
 from nequip_core.errors import ConfigError, DataError, UnknownSpeciesError, closest
 from nequip_core.fields import (
     ATOM_TYPE_KEY,
     ATOMIC_NUMBERS_KEY,
     CELL_KEY,
-    EDGE_CELL_SHIFT_KEY,
-    EDGE_INDEX_KEY,
-    POSITIONS_KEY,
     STRESS_KEY,
     VIRIAL_KEY,
-    get_field_type,
 )
 from nequip_core.frames import Frame, num_frames
-from nequip_core.neighbors import DEFAULT_BACKEND, compute_neighborlist_
 from nequip_core.species import atomic_number, chemical_symbol
+from nequip_core.transforms.neighbor_lists import (
+    NeighborListPruneTransform,
+    NeighborListTransform,
+    SortedNeighborListTransform,
+    prune_edges_,
+)
 
 __all__ = [
     "AddNaNStressTransform",
     "ChemicalSpeciesToAtomTypeMapper",
+    "NeighborListPruneTransform",
     "NeighborListTransform",
+    "SortedNeighborListTransform",
     "StressSignFlipTransform",
     "VirialToStressTransform",
     "cell_volume",
@@ -106,70 +108,6 @@ class ChemicalSpeciesToAtomTypeMapper(torch.nn.Module):
             )
         data[ATOM_TYPE_KEY] = types
         return data
-
-
-class NeighborListTransform(torch.nn.Module):
-    """Add a neighbor list, see `nequip_core.neighbors`.
-
-    Args:
-        r_max: cutoff radius, length.
-        per_edge_type_cutoff: shorter cutoffs of type pairs, see `nequip_core.cutoffs`; needs
-            `type_names`, and ``atom_types`` in the data.
-        type_names: the model's type names in order.
-        backend: neighbor-list backend by name.
-    """
-
-    def __init__(
-        self,
-        r_max: float,
-        per_edge_type_cutoff: PartialCutoffs | None = None,
-        type_names: Sequence[str] | None = None,
-        backend: str = DEFAULT_BACKEND,
-    ) -> None:
-        super().__init__()
-        self.r_max = float(r_max)
-        self.backend = backend
-        table = None
-        if per_edge_type_cutoff is not None:
-            if type_names is None:
-                raise ConfigError("per_edge_type_cutoff needs 'type_names' as well")
-            rows = cutoff_table(per_edge_type_cutoff, type_names, self.r_max)
-            table = torch.tensor(rows, dtype=torch.float64)
-        self.register_buffer("cutoffs", table)
-        self.cutoffs: torch.Tensor | None
-
-    def forward(self, data: Frame) -> Frame:
-        """Return the frame or batch with ``edge_index`` and, with a cell, ``edge_cell_shift``."""
-        compute_neighborlist_(data, self.r_max, self.backend)
-        return data if self.cutoffs is None else prune_edges_(data, self.cutoffs)
-
-
-def prune_edges_(data: Frame, cutoffs: torch.Tensor) -> Frame:
-    """Drop the edges longer than the cutoff of their type pair, in place.
-
-    Args:
-        data: a frame or batch with a neighbor list and ``atom_types``.
-        cutoffs: (T, T) table ``[centre, neighbour]``, length.
-
-    Raises:
-        DataError: the data has no ``atom_types``.
-    """
-    if ATOM_TYPE_KEY not in data:
-        raise DataError("per_edge_type_cutoff needs 'atom_types': map species to types first")
-    centre, neighbour = data[EDGE_INDEX_KEY]
-    vectors = data[POSITIONS_KEY][neighbour] - data[POSITIONS_KEY][centre]
-    if EDGE_CELL_SHIFT_KEY in data:
-        shifts = data[EDGE_CELL_SHIFT_KEY]
-        cells = data[CELL_KEY].view(-1, 3, 3)
-        frame = data["batch"][centre] if num_frames(data) > 1 else torch.zeros_like(centre)
-        vectors = vectors + torch.einsum("ei,eij->ej", shifts, cells[frame])
-    types = data[ATOM_TYPE_KEY].view(-1)
-    keep = vectors.norm(dim=-1) <= cutoffs.to(vectors.device)[types[centre], types[neighbour]]
-    data[EDGE_INDEX_KEY] = data[EDGE_INDEX_KEY][:, keep]
-    for key in list(data):
-        if get_field_type(key, error_on_unregistered=False) == "edge":
-            data[key] = data[key][keep]
-    return data
 
 
 class VirialToStressTransform(torch.nn.Module):
