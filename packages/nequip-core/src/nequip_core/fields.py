@@ -47,6 +47,7 @@ FREE_ENERGY_KEY: Final[str] = "free_energy"
 FORCE_KEY: Final[str] = "forces"
 STRESS_KEY: Final[str] = "stress"
 VIRIAL_KEY: Final[str] = "virial"
+ATOMIC_VIRIAL_KEY: Final[str] = "atomic_virial"
 EDGE_TRANSPOSE_PERM_KEY: Final[str] = "edge_transpose_perm"
 LMP_MLIAP_DATA_KEY: Final[str] = "lmp_mliap_data"
 NUM_LOCAL_GHOST_NODES_KEY: Final[str] = "num_local_ghost_atoms"
@@ -82,6 +83,7 @@ _NODE_FIELDS: set[str] = {
     NODE_FEATURES_KEY,
     PER_ATOM_ENERGY_KEY,
     FORCE_KEY,
+    ATOMIC_VIRIAL_KEY,
 }
 _EDGE_FIELDS: set[str] = {
     EDGE_CELL_SHIFT_KEY,
@@ -103,7 +105,11 @@ _LONG_FIELDS: set[str] = {
     NUM_NODES_KEY,
     DATASET_KEY,
 }
-_CARTESIAN_TENSOR_FIELDS: dict[str, str] = {STRESS_KEY: "ij=ji", VIRIAL_KEY: "ij=ji"}
+_CARTESIAN_TENSOR_FIELDS: dict[str, str] = {
+    STRESS_KEY: "ij=ji",
+    VIRIAL_KEY: "ij=ji",
+    ATOMIC_VIRIAL_KEY: "ij",
+}
 _BUILT_IN: frozenset[str] = frozenset(_GRAPH_FIELDS | _NODE_FIELDS | _EDGE_FIELDS)
 
 _ABBREVIATIONS: dict[str, str] = {
