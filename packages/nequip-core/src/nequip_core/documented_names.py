@@ -39,6 +39,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_train.data.modifiers": (
             "BaseModifier",
             "EdgeLengths",
+            "MappedFieldModifier",
             "NumNeighbors",
             "PerAtomModifier",
         ),
@@ -60,6 +61,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_train.data.datamodules": ("ASEDataModule", "NequIPDataModule"),
     },
     "nequip.data.dataset": {
+        "nequip_train.data.array_datasets": ("HDF5Dataset", "NPZDataset"),
         "nequip_train.data.datasets": (
             "ASEDataset",
             "AtomicDataset",
@@ -168,6 +170,25 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "global_state_initialized",
             "set_global_state",
         ),
+    },
+    "nequip.utils.test": {
+        "nequip_model.testing.symmetry": (
+            "FLOAT_TOLERANCE",
+            "assert_AtomicData_equivariant",
+            "assert_permutation_equivariant",
+        ),
+        "nequip_model.testing.irreps_debug": ("override_irreps_debug", "set_irreps_debug"),
+        "nequip_model.testing.neighbor_lists": ("compare_neighborlists",),
+    },
+    "nequip.utils.unittests": {"nequip_model.testing": ("CONFTEST_PATH",)},
+    "nequip.utils.unittests.device": {
+        "nequip_model.testing.devices": ("get_accelerators", "get_test_devices"),
+    },
+    "nequip.utils.unittests.model_tests": {
+        "nequip_model.testing.model_tests": ("BaseEnergyModelTests",),
+    },
+    "nequip.utils.unittests.model_tests_basic": {
+        "nequip_model.testing.model_tests": ("BasicModelTestsMixin", "EnergyModelTestsMixin"),
     },
     "nequip.utils.resolvers": {"nequip_train.resolvers": ("register_resolvers",)},
     "nequip.scripts._compile_utils": {

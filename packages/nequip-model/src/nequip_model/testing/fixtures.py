@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nequip_core.frames import Frame, batched_from_list
+from nequip_model.testing.irreps_debug import override_irreps_debug
 from nequip_model.testing.structures import (
     acetaldehyde,
     bulk_copper,
@@ -26,6 +27,7 @@ __all__ = [
     "atomic_batch",
     "default_dtype",
     "diamond_carbon_frame",
+    "irreps_debug",
     "model_dtype",
     "molecules",
     "nequip_dataset",
@@ -49,6 +51,13 @@ def default_dtype() -> Iterator[torch.dtype]:
     torch.set_default_dtype(torch.float64)
     yield torch.float64
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def irreps_debug() -> Iterator[None]:
+    """Every graph module checks its output against the irreps it states."""
+    with override_irreps_debug(True):
+        yield
 
 
 @pytest.fixture(scope="session")

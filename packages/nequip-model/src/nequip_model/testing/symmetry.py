@@ -40,7 +40,12 @@ __all__ = [
     "random_rotation",
 ]
 
-FLOAT_TOLERANCE: dict[torch.dtype, float] = {torch.float32: 1e-3, torch.float64: 1e-10}
+FLOAT_TOLERANCE: dict[str | torch.dtype, float] = {
+    "float32": 1e-3,
+    "float64": 1e-10,
+    torch.float32: 1e-3,
+    torch.float64: 1e-10,
+}
 """Documented tolerances of equivariance by model dtype, relative to the largest value."""
 
 _VECTORS = frozenset({POSITIONS_KEY, FORCE_KEY, EDGE_VECTORS_KEY, "edge_forces"})
@@ -260,7 +265,7 @@ def check_lattice_shifts(model: Model, frame: Frame, tolerance: float) -> list[s
 
 
 def assert_permutation_equivariant(
-    func: Model, data_in: Frame, tolerance: float | None = None
+    func: Model, data_in: Frame, tolerance: float | None = None, raise_error: bool = True
 ) -> str:
     """Return a summary after checking the permutation of atoms and of edges.
 
@@ -268,13 +273,19 @@ def assert_permutation_equivariant(
         func: a model, or a module that adds registered fields.
         data_in: a frame or a batch.
         tolerance: default `FLOAT_TOLERANCE` of torch's default dtype.
+        raise_error: raise if a check fails, or return what it found.
 
     Raises:
         AssertionError: an output depends on the order.
     """
     bound = FLOAT_TOLERANCE[torch.get_default_dtype()] if tolerance is None else tolerance
-    fields = check_permutation(func, data_in, bound)
-    check_edge_order(func, data_in, bound)
+    try:
+        fields = check_permutation(func, data_in, bound)
+        check_edge_order(func, data_in, bound)
+    except AssertionError as error:
+        if raise_error:
+            raise
+        return str(error)
     return f"permutation within {bound:.1e}: {', '.join(fields)}"
 
 
