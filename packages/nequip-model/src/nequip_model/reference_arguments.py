@@ -1,0 +1,192 @@
+"""The model section of a config of ``nequip`` 0.10 to 0.19, as arguments of our builders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nequip_core.errors import ConfigError, FileFormatError
+from nequip_core.instantiate import import_object
+
+__all__ = ["ModelSection", "build_model", "parse_model_section"]
+
+# Name in `nequip.model` -> our builder, and the arguments that the name itself stands for. Up to
+# 0.15 networks without derivatives had builders of their own.
+_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "NequIPGNNModel": ("nequip_model.gnn.NequIPGNNModel", {}),
+    "NequIPGNNEnergyModel": ("nequip_model.gnn.NequIPGNNModel", {"do_derivatives": False}),
+    "FullNequIPGNNModel": ("nequip_model.gnn.FullNequIPGNNModel", {}),
+    "FullNequIPGNNEnergyModel": ("nequip_model.gnn.FullNequIPGNNModel", {"do_derivatives": False}),
+    "PresetNequIPGNNModel": ("nequip_model.presets.PresetNequIPGNNModel", {}),
+    "ZBLPairPotential": ("nequip_model.pair_potentials.ZBLPairPotential", {}),
+}
+_SOURCES = {"ModelFromPackage": "package_path", "ModelFromCheckpoint": "checkpoint_path"}
+# They change how a model computes, not what, and need libraries of their own.
+_ACCELERATIONS = ("enable_OpenEquivariance", "enable_CuEquivariance")
+_RADIAL_WEIGHT = re.compile(r"layer0_convnet\.conv\.edge_mlp\.mlp\.(?:weights\.)?\d+(\.weight)?$")
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """What a config says about a model.
+
+    Attributes:
+        builder: name in ``nequip.model``, empty if the model comes from another file.
+        arguments: of that builder.
+        source: path of the file that the training started from, as written, or None.
+        modifiers: persistent modifiers with their arguments, in the order of application.
+    """
+
+    builder: str
+    arguments: dict[str, Any]
+    source: str | None
+    modifiers: tuple[dict[str, Any], ...]
+
+
+def parse_model_section(config: Mapping[str, Any]) -> ModelSection:
+    """Return what the ``model`` section of a config says.
+
+    Raises:
+        ConfigError: its target is none of ``nequip.model`` that an import knows.
+    """
+    target = str(config.get("_target_", ""))
+    parent, _, name = target.rpartition(".")
+    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    if parent.split(".")[0] == "nequip":
+        if name == "modify":
+            return _modified(arguments)
+        if name in _SOURCES and _SOURCES[name] in arguments:
+            return ModelSection("", {}, str(arguments[_SOURCES[name]]), ())
+        if name in _BUILDERS:
+            return ModelSection(name, arguments, None, ())
+    raise ConfigError(
+        f"the model was built by '{target or 'nothing'}', which an import does not know; it knows "
+        f"{', '.join([*_BUILDERS, 'modify', *_SOURCES])} of nequip.model"
+    )
+
+
+def _modified(arguments: dict[str, Any]) -> ModelSection:
+    inner = parse_model_section(arguments["model"])
+    modifiers = arguments["modifiers"]
+    if not isinstance(modifiers, list):
+        raise ConfigError(
+            "modifiers given by model name belong to a file of several models, which cannot be "
+            "imported"
+        )
+    persistent = [dict(entry) for entry in modifiers if entry["modifier"] not in _ACCELERATIONS]
+    together = (*inner.modifiers, *persistent)
+    return ModelSection(inner.builder, inner.arguments, inner.source, together)
+
+
+def build_model(
+    section: ModelSection, state: Mapping[str, torch.Tensor], version: str | None = None
+) -> Any:
+    """Return our model of a section, with the modifiers applied; its weights are of its seed.
+
+    Args:
+        section: with a builder, not with a source.
+        state: the reference's state dict, which decides what the section leaves to the defaults of
+            the version that read it.
+        version: of the ``nequip`` that trained it; needed for networks with a pair potential.
+
+    Raises:
+        ConfigError: an argument is not known here, or a modifier.
+        FileFormatError: `state` has no radial network.
+    """
+    path, implied = _BUILDERS[section.builder]
+    arguments = {**section.arguments, **implied}
+    arguments.pop("compile_mode", None)
+    if section.builder.startswith("NequIP"):
+        depth, width = _radial_shape(state)
+        arguments.setdefault("radial_mlp_depth", depth)
+        arguments.setdefault("radial_mlp_width", width)
+        if _is_before_0_16(state):
+            path = _BUILDERS["FullNequIPGNNModel"][0]
+            arguments = _by_layer(arguments)
+    if section.builder != "ZBLPairPotential" and arguments.get("avg_num_neighbors") is None:
+        arguments["avg_num_neighbors"] = 1.0  # up to 0.15: no normalisation
+    if arguments.get("pair_potential") is not None:
+        arguments["pair_potential"] = _pair_potential(arguments, version)
+    for key in ("per_type_energy_scales", "per_type_energy_shifts"):
+        if isinstance(arguments.get(key), list):
+            arguments[key] = dict(zip(arguments["type_names"], arguments[key], strict=True))
+    model = import_object(path)(**arguments)
+    if section.modifiers:
+        model = _modify(model, section.modifiers)
+    return model
+
+
+def _modify(model: Any, modifiers: tuple[dict[str, Any], ...]) -> Any:
+    try:
+        modify = import_object("nequip_model.modify.modify")
+    except ConfigError as error:
+        names = [entry["modifier"] for entry in modifiers]
+        raise ConfigError(
+            f"the model has the modifiers {names}, which this nequip-model does not have"
+        ) from error
+    return modify(model, list(modifiers))
+
+
+def _pair_potential(arguments: Mapping[str, Any], version: str | None) -> dict[str, Any]:
+    """Return the config of the pair potential: up to 0.16 it used the network's envelope."""
+    config = dict(arguments["pair_potential"])
+    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    if numbers is None:
+        raise ConfigError(
+            "the network has a pair potential, and the file does not say which version of nequip "
+            "trained it; the envelope of the potential depends on it"
+        )
+    if tuple(int(number) for number in numbers.groups()) < (0, 17):
+        config["polynomial_cutoff_p"] = arguments.get("polynomial_cutoff_p", 6)
+    return config
+
+
+def _is_before_0_16(state: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether the type embedding comes after the edge embedding, as up to 0.15."""
+    keys = list(state)
+    places = [
+        next((i for i, key in enumerate(keys) if name in key), 0)
+        for name in (".edge_norm.", ".type_embed.")
+    ]
+    return places[0] < places[1]
+
+
+def _by_layer(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `FullNequIPGNNModel` that ``NequIPGNNModel`` stood for up to 0.15.
+
+    The hidden features were all even irreps and then all odd ones; since 0.16 they are sorted by
+    degree.
+
+    Raises:
+        ConfigError: the network has no parity. Up to 0.15 its harmonics were taken as even, and it
+            was not equivariant to inversion; ours, as those since 0.16, always are.
+    """
+    rest = dict(arguments)
+    if not rest.pop("parity", True):
+        raise ConfigError(
+            "a network with parity=false of nequip 0.15 or older takes vectors as even, so that it "
+            "is not equivariant to inversion; there is no such network here, it cannot be imported"
+        )
+    layers, l_max = int(rest.pop("num_layers", 4)), int(rest.pop("l_max", 1))
+    channels = int(rest.pop("num_features", 32))
+    hidden = "+".join(f"{channels}x{l}{p}" for p in "eo" for l in range(l_max + 1))
+    rest.setdefault("type_embed_num_features", channels)
+    return {
+        **rest,
+        "irreps_edge_sh": l_max,
+        "feature_irreps_hidden": [hidden] * (layers - 1) + [f"{channels}x0e"],
+        "radial_mlp_depth": [rest["radial_mlp_depth"]] * layers,
+        "radial_mlp_width": [rest["radial_mlp_width"]] * layers,
+    }
+
+
+def _radial_shape(state: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """Return depth and width of the radial networks: their defaults changed with 0.17."""
+    shapes = [value.shape for key, value in state.items() if _RADIAL_WEIGHT.search(key)]
+    if not shapes:
+        raise FileFormatError("the reference network has no weights of a radial network")
+    return len(shapes) - 1, (shapes[0][1] if len(shapes) > 1 else 1)
