@@ -181,7 +181,7 @@ def test_statistics_of_an_array_file_are_cached_by_its_content(kind, request, st
     }
     data = NequIPDataModule(
         seed=1,
-        train_dataset={"_target_": f"nequip_train.data.array_datasets.{name}", argument: path},
+        train_dataset={"_target_": f"nequip.data.dataset.{name}", argument: path},
         train_dataloader={"batch_size": 2},
         stats_manager={"_target_": "nequip.data.DataStatisticsManager", "metrics": [entry]},
     )

@@ -124,3 +124,30 @@ def test_emt_frames_are_labelled_and_reproducible():
     assert torch.equal(first[1]["forces"], second[1]["forces"])
     with pytest.raises(ConfigError, match="no parameters for 'Fe'"):
         EMTTestDataset(element="Fe")
+
+
+class Numbers(EMTTestDataset):
+    """Frames that are told apart by their place."""
+
+    def __init__(self):
+        super().__init__(supercell=(1, 1, 1), num_frames=1)
+        self.frames = [dict(self.frames[0]) for _ in range(23)]
+
+
+def test_subsets_have_the_frames_of_the_reference():
+    """The indices that nequip 0.19.1 gives for a data set of 23 entries whose item i is i.
+
+    Command, with the reference installed: ``[SubsetByRandomSlice(d, 3, 6, 17)[i] for i in
+    range(6)]``, and likewise ``RandomSplitAndIndexDataset(d, {"a": 0.5, "b": 0.25, "c": 0.25}, key,
+    5)``, both of ``nequip.data.dataset``.
+    """
+    dataset = Numbers()
+    assert SubsetByRandomSlice(dataset, 3, 6, 17).indices == [5, 21, 12, 2, 20, 7]
+    expected = {
+        "a": [3, 11, 18, 8, 22, 21, 6, 16, 1, 13, 7, 17],
+        "b": [15, 12, 14, 9, 20, 0],
+        "c": [10, 2, 19, 4, 5],
+    }
+    for key, indices in expected.items():
+        split = {"a": 0.5, "b": 0.25, "c": 0.25}
+        assert RandomSplitAndIndexDataset(dataset, split, key, 5).indices == indices

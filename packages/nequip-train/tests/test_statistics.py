@@ -36,6 +36,8 @@ from nequip_train.data.statistics import (
     DataStatisticsManager,
     EnergyOnlyDataStatisticsManager,
 )
+from nequip_train.metrics import MeanAbsoluteError
+from nequip_train.metrics_manager import MetricsManager
 
 TYPES = ["H", "O"]
 
@@ -340,5 +342,9 @@ def test_a_mapped_field_is_one_of_the_output_and_another_of_the_labels():
     assert torch.equal(modifier(data), data["forces"])
     assert torch.equal(modifier.of_target(data), data["pos"])
     assert str(modifier) == "pred_F_label_pos"
+    manager = MetricsManager([{"field": modifier, "metric": MeanAbsoluteError()}])
+    assert manager.required_fields() == {"pos": "pred_F_label_pos_mae"}
+    values = manager({"forces": data["forces"]}, {"pos": data["forces"] + 0.5})
+    assert float(values["pred_F_label_pos_mae"]) == pytest.approx(0.5)
     with pytest.raises(ConfigError, match="'forces' is a node field and 'stress' a graph one"):
         MappedFieldModifier("forces", "stress")

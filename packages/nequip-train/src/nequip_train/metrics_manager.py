@@ -174,8 +174,8 @@ class MetricsManager(torch.nn.ModuleDict):
         """Return the name of the first metric that needs it by field name."""
         fields: dict[str, str] = {}
         for name, entry in self.entries.items():
-            if entry.field is not None and entry.field.field is not None:
-                fields.setdefault(entry.field.field, name)
+            if entry.field is not None and entry.field.label_field is not None:
+                fields.setdefault(entry.field.label_field, name)
         return fields
 
     def value_names(self) -> list[str]:
@@ -251,9 +251,9 @@ class MetricsManager(torch.nn.ModuleDict):
             return [_Result(metrics[0](preds, target), False)]
         what = f"the data for '{name}'"
         if entry.field.field is not None:
-            field_of(target, entry.field.field, what)
+            field_of(target, str(entry.field.label_field), what)
             field_of(preds, entry.field.field, f"the model's output for '{name}'")
-        predicted, wanted = entry.field(preds), entry.field(target)
+        predicted, wanted = entry.field(preds), entry.field.of_target(target)
         if predicted.shape != wanted.shape:
             raise DataError(
                 f"'{name}' compares a prediction of shape {tuple(predicted.shape)} with labels of "

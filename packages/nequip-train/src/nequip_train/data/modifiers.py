@@ -67,6 +67,11 @@ class BaseModifier:
         """Return the quantity, one row a frame, atom or edge by `type`."""
         return field_of(data, str(self.field))
 
+    @property
+    def label_field(self) -> str | None:
+        """Name of the field that labels need to have; None where they need no particular one."""
+        return self.field
+
     def of_target(self, data: Frame) -> torch.Tensor:
         """Return the quantity of labels, where they have it under another name than the output."""
         return self(data)
@@ -100,6 +105,11 @@ class MappedFieldModifier(BaseModifier):
                 f"{self.type} field and '{target_field}' a {other.type} one"
             )
         self.target_field = target_field
+
+    @property
+    def label_field(self) -> str:
+        """Name of the field of the labels."""
+        return self.target_field
 
     def of_target(self, data: Frame) -> torch.Tensor:
         """Return the field of the labels."""
