@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from nequip_core.frames import batched_from_list
+from nequip_core.neighbors import compute_neighborlist_
 from nequip_model import testing
+from nequip_model.testing.irreps_debug import override_irreps_debug
+from nequip_model.testing.neighbor_lists import compare_neighborlists
 from nequip_model.testing.structures import chain, mixed_frames
 from nequip_model.testing.symmetry import (
     FLOAT_TOLERANCE,
@@ -314,7 +317,8 @@ def test_channel_last_features_are_another_layout():
 
 
 def test_documented_functions_check_all_symmetries_at_once():
-    assert {torch.float32: 1e-3, torch.float64: 1e-10} == FLOAT_TOLERANCE
+    assert FLOAT_TOLERANCE["float32"] == FLOAT_TOLERANCE[torch.float32] == 1e-3
+    assert FLOAT_TOLERANCE["float64"] == FLOAT_TOLERANCE[torch.float64] == 1e-10
     text = assert_AtomicData_equivariant(Pairs().eval(), [CRYSTAL, BATCH], 1e-10, 1e-10)
     assert "forces" in text and "permutation" in text
     for mistake in ("not invariant", "origin", "shifts ignored", "order of edges"):
@@ -322,6 +326,45 @@ def test_documented_functions_check_all_symmetries_at_once():
             assert_AtomicData_equivariant(Pairs(mistake).eval(), CRYSTAL, 1e-10, 1e-10)
     with pytest.raises(AssertionError, match="permutation of"):
         assert_permutation_equivariant(Pairs("order of edges").eval(), CRYSTAL, 1e-10)
+    told = assert_permutation_equivariant(Pairs("order of edges").eval(), CRYSTAL, 1e-10, False)
+    assert "largest deviation" in told
+
+
+class StatesWrongIrreps(torch.nn.Module):
+    _is_graph_module_mixin = True
+
+    @property
+    def irreps_out(self):
+        from e3nn.o3 import Irreps
+
+        return {"edge_attrs": Irreps("2x0e + 2x1o + 1x0e")}
+
+    def forward(self, data):
+        return harmonics(data)
+
+
+def test_irreps_debug_mode_finds_an_output_of_the_wrong_width():
+    module = StatesWrongIrreps()
+    with override_irreps_debug():
+        with pytest.raises(AssertionError, match=r"'edge_attrs' has shape .* of dimension 9"):
+            module(CRYSTAL)
+        with override_irreps_debug(False):
+            module(CRYSTAL)
+        with pytest.raises(AssertionError, match="StatesWrongIrreps"):
+            module(CRYSTAL)
+    module(CRYSTAL)
+
+
+def test_neighbor_lists_that_differ_are_told_apart(monkeypatch):
+    # Not at 4.0: images at exactly the cutoff are in the list of one backend and not the other's.
+    compare_neighborlists(CRYSTAL, "vesin", "torch", 3.9)
+
+    def compute(frame, r_max, backend):
+        return compute_neighborlist_(frame, r_max if backend == "vesin" else 0.9 * r_max)
+
+    monkeypatch.setattr("nequip_model.testing.neighbor_lists.compute_neighborlist_", compute)
+    with pytest.raises(AssertionError, match=r"vesin has \d+ edges, short \d+"):
+        compare_neighborlists(CRYSTAL, "vesin", "short", R_MAX)
 
 
 def test_structures_are_what_they_are_called():
