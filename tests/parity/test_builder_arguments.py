@@ -227,6 +227,31 @@ def test_an_argument_means_the_same(builders, name, changes):
         compare(theirs, ours, frame)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("PresetNequIPGNNModel", {"preset": "S"}),
+        ("PresetNequIPGNNModel", {"preset": "M"}),
+        (
+            "NequIPGNNModel",
+            {"categorical_graph_field_embed": [SPIN, {**CHARGE, "init": "uniform"}]},
+        ),
+        (
+            "NequIPGNNModel",
+            {"convnet_nonlinearity_type": "norm", "l_max": 4, "learnable_shift": True},
+        ),
+    ],
+    ids=label,
+)
+def test_the_same_seed_gives_the_same_float32_weights(builders, name, changes):
+    given = {**complete(name, changes), "model_dtype": "float32"}
+    theirs, ours, seeded = builders[name](**given), *(BUILDERS[name](**given) for _ in "12")
+    load_reference_weights(ours, theirs.state_dict())
+    own = seeded.state_dict()
+    for key, value in ours.state_dict().items():
+        torch.testing.assert_close(own[key], value, atol=0.0, rtol=1e-6, msg=key)
+
+
 def test_categorical_fields_of_a_batch_are_those_of_each_frame(builders):
     given = complete("NequIPGNNModel", {"categorical_graph_field_embed": [SPIN, CHARGE]})
     theirs, ours = builders["NequIPGNNModel"](**given).eval(), NequIPGNNModel(**given).eval()

@@ -203,6 +203,24 @@ def test_energies_without_scale_or_shift_are_logged(build, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("parity", [True, False])
+@pytest.mark.parametrize("l_max", [0, 1, 2, 3, 4])
+def test_float32_and_float64_weights_agree_to_float32(build, crystal, l_max, parity):
+    given = {"l_max": l_max, "parity": parity, "num_features": 3}
+    single, double = (build(**given, model_dtype=dtype) for dtype in ("float32", "float64"))
+    double.load_state_dict(single.state_dict())
+    found, expected = single(dict(crystal)), double(dict(crystal))
+    for field in ("atomic_energy", "forces", "stress"):
+        assert found[field].dtype == torch.float64
+        scale = float(expected[field].abs().max())
+        torch.testing.assert_close(found[field], expected[field], rtol=0.0, atol=1e-4 * scale)
+
+
+def test_whole_numbers_are_cutoffs(build):
+    model = build(per_edge_type_cutoff={"H": 3})
+    assert model.metadata["per_edge_type_cutoff"].startswith("3.0 3.0 3.0 4.0")
+
+
 def test_an_atom_without_neighbors_has_its_shift_and_no_force(build):
     frame = {
         "pos": torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [30.0, 0.0, 0.0]]).double(),
@@ -242,6 +260,9 @@ def test_an_atom_without_neighbors_has_its_shift_and_no_force(build):
         ({"r_max": float("nan")}, "r_max must be a positive number"),
         ({"num_features": "32"}, "num_features must be"),
         ({"parity": "no"}, "parity must be true or false"),
+        ({"per_edge_type_cutoff": 3}, "per_edge_type_cutoff must be a mapping"),
+        ({"per_edge_type_cutoff": {"H": -1}}, "per_edge_type_cutoff of H must be in"),
+        ({"per_edge_type_cutoff": {"H": {"O1": 2.0}}}, "names the type 'O1'.*did you mean 'O'"),
     ],
 )
 def test_a_wrong_option_is_named(build, changes, message):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nequip_core.errors import ConfigError, closest
+
 __all__ = ["cutoff_table", "cutoff_table_from_text", "cutoff_table_to_text"]
 
 PartialCutoffs = Mapping[str, float | Mapping[str, float]]
@@ -25,23 +27,29 @@ def cutoff_table(
         r_max: cutoff of the pairs that are not named; no pair may exceed it.
 
     Raises:
-        ValueError: a type is unknown, or a cutoff is not in (0, r_max].
+        ConfigError: a type is unknown, or a cutoff is not in (0, r_max].
     """
     known = list(type_names)
+    if not isinstance(per_edge_type_cutoff, Mapping):
+        raise ConfigError(
+            "per_edge_type_cutoff must be a mapping {centre: cutoff} or {centre: {neighbour: "
+            f"cutoff}}, got {per_edge_type_cutoff!r}"
+        )
 
     def checked(value: object, pair: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"per_edge_type_cutoff of {pair} must be a number, got {value!r}")
+            raise ConfigError(f"per_edge_type_cutoff of {pair} must be a number, got {value!r}")
         if not 0.0 < float(value) <= r_max:
-            raise ValueError(
+            raise ConfigError(
                 f"per_edge_type_cutoff of {pair} must be in (0, r_max={r_max}], got {value}"
             )
         return float(value)
 
     def known_type(name: object) -> str:
         if name not in known:
-            raise ValueError(
+            raise ConfigError(
                 f"per_edge_type_cutoff names the type {name!r}, which is not one of {known}"
+                f"{closest(str(name), known)}"
             )
         return str(name)
 
