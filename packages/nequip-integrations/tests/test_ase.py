@@ -17,7 +17,6 @@ from nequip_core.errors import (
     DataError,
     FileFormatError,
     MissingFileError,
-    PluginError,
     UnknownSpeciesError,
 )
 from nequip_integrations.ase import NequIPCalculator
@@ -229,8 +228,12 @@ def test_options_that_are_not_offered_are_refused(package, compiled):
     with pytest.raises(ConfigError, match="has no model 'other', only"):
         NequIPCalculator.from_package(package, model_name="other")
     calculator = NequIPCalculator.from_compiled_model(compiled, neighborlist_backend="best")
-    with pytest.raises(PluginError, match="no 'best'"):
+    with pytest.raises(ConfigError, match=r"no neighbor-list backend 'best', there are ase, "):
         Atoms("Cu", calculator=calculator).get_potential_energy()
+    with pytest.raises(ConfigError, match="skin of a neighbor list must be zero or more, got -1"):
+        NequIPCalculator.from_package(package, neighborlist_skin=-1.0)
+    with pytest.raises(ConfigError, match="length_units_to_A must be a positive number, got 0"):
+        NequIPCalculator.from_package(package, length_units_to_A=0.0)
 
 
 def test_misspelt_argument_is_refused(package, compiled):

@@ -28,14 +28,18 @@ from nequip_core.files import require_suffix
 from nequip_core.fingerprint import available_device
 from nequip_core.frames import Frame, from_dict, to_
 from nequip_core.neighbors import DEFAULT_BACKEND
+from nequip_core.neighbors import neighborlist_backend as backend_of
 from nequip_core.saved_model import SOLE_MODEL, load_saved_model, select_model
+from nequip_core.transforms import NeighborListTransform
 from nequip_integrations.preparation import Transform, input_transforms
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["NequIPCalculator"]
+__all__ = ["DEFAULT_SKIN", "NequIPCalculator"]
 
+DEFAULT_SKIN = 1.0
+"""Skin of the neighbor list that a calculator keeps, Angstrom."""
 
 # ASE's base class takes any further keyword as a parameter of the calculation, a misspelling too.
 _ASE_ARGUMENTS = ("restart", "ignore_bad_restart_file", "label", "atoms", "directory")
@@ -45,6 +49,7 @@ _OWN_ARGUMENTS = (
     "transforms",
     "chemical_species_to_atom_type_map",
     "neighborlist_backend",
+    "neighborlist_skin",
     "model_name",
 )
 
@@ -95,8 +100,7 @@ class NequIPCalculator(Calculator):
             ("energy_units_to_eV", energy_units_to_eV),
             ("length_units_to_A", length_units_to_A),
         ):
-            if not (np.isfinite(value) and value > 0.0):
-                raise ConfigError(f"{name} must be a positive number, got {value!r}")
+            _require_positive(name, value)
         self.device = available_device(device)
         if isinstance(model, torch.nn.Module):
             model = model.eval().requires_grad_(False).to(self.device)
@@ -104,6 +108,16 @@ class NequIPCalculator(Calculator):
         self.energy_units_to_eV = float(energy_units_to_eV)
         self.length_units_to_A = float(length_units_to_A)
         self.transforms = list(transforms)
+        # A list that is made on the device is not copied there.
+        self._inputs_on_device = self.device.type == "cuda" and any(
+            backend_of(transform.backend).supports_cuda
+            for transform in self.transforms
+            if isinstance(transform, NeighborListTransform)
+        )
+        if self._inputs_on_device:
+            for transform in self.transforms:
+                if isinstance(transform, torch.nn.Module):
+                    transform.to(self.device)
 
     @classmethod
     def from_compiled_model(
@@ -112,6 +126,7 @@ class NequIPCalculator(Calculator):
         device: str | torch.device = "cpu",
         chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
         neighborlist_backend: str = DEFAULT_BACKEND,
+        neighborlist_skin: float = DEFAULT_SKIN,
         **kwargs: Any,
     ) -> NequIPCalculator:
         """Return the calculator of a ``.nequip.pt2`` file made with ``--target ase``.
@@ -121,7 +136,11 @@ class NequIPCalculator(Calculator):
             device: where to run; of the kind the model was compiled for.
             chemical_species_to_atom_type_map: chemical symbol -> type name, needed where type
                 names are not chemical symbols.
-            neighborlist_backend: name of an entry of ``nequip.neighbor_backends``.
+            neighborlist_backend: name of a backend, see `nequip_core.neighbors`; ``torch`` makes
+                the list on the device.
+            neighborlist_skin: how much further than the cutoff the neighbor list reaches that is
+                kept from one structure to the next, Angstrom. Results do not depend on it; 0
+                makes a new list at every step.
             **kwargs: of the class, other than `transforms`.
 
         Raises:
@@ -141,6 +160,7 @@ class NequIPCalculator(Calculator):
             model.per_edge_type_cutoff,
             chemical_species_to_atom_type_map,
             neighborlist_backend,
+            neighborlist_skin,
             kwargs,
         )
         return cls(model, model.device, transforms=transforms, **kwargs)
@@ -152,6 +172,7 @@ class NequIPCalculator(Calculator):
         device: str | torch.device = "cpu",
         chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
         neighborlist_backend: str = DEFAULT_BACKEND,
+        neighborlist_skin: float = DEFAULT_SKIN,
         model_name: str = SOLE_MODEL,
         **kwargs: Any,
     ) -> NequIPCalculator:
@@ -162,6 +183,7 @@ class NequIPCalculator(Calculator):
             device: where to run.
             chemical_species_to_atom_type_map: see `from_compiled_model`.
             neighborlist_backend: see `from_compiled_model`.
+            neighborlist_skin: see `from_compiled_model`.
             model_name: which model of the package.
             **kwargs: of the class, other than `transforms`.
 
@@ -176,6 +198,7 @@ class NequIPCalculator(Calculator):
             chemical_species_to_atom_type_map,
             model_name=model_name,
             neighborlist_backend=neighborlist_backend,
+            neighborlist_skin=neighborlist_skin,
             **kwargs,
         )
 
@@ -186,6 +209,7 @@ class NequIPCalculator(Calculator):
         device: str | torch.device = "cpu",
         chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
         neighborlist_backend: str = DEFAULT_BACKEND,
+        neighborlist_skin: float = DEFAULT_SKIN,
         model_name: str = SOLE_MODEL,
         **kwargs: Any,
     ) -> NequIPCalculator:
@@ -196,6 +220,7 @@ class NequIPCalculator(Calculator):
             device: where to run.
             chemical_species_to_atom_type_map: see `from_compiled_model`.
             neighborlist_backend: see `from_compiled_model`.
+            neighborlist_skin: see `from_compiled_model`.
             model_name: which model of the checkpoint.
             **kwargs: of the class, other than `transforms`.
 
@@ -211,6 +236,7 @@ class NequIPCalculator(Calculator):
             chemical_species_to_atom_type_map,
             model_name=model_name,
             neighborlist_backend=neighborlist_backend,
+            neighborlist_skin=neighborlist_skin,
             **kwargs,
         )
 
@@ -224,6 +250,7 @@ class NequIPCalculator(Calculator):
         model_name: str = SOLE_MODEL,
         compile_mode: str = "eager",
         neighborlist_backend: str = DEFAULT_BACKEND,
+        neighborlist_skin: float = DEFAULT_SKIN,
         **kwargs: Any,
     ) -> NequIPCalculator:
         """Return the calculator of a checkpoint or package; a name that other tools know.
@@ -243,6 +270,7 @@ class NequIPCalculator(Calculator):
             cutoff_table_from_text(text, len(model.type_names)),  # type: ignore[arg-type]
             chemical_species_to_atom_type_map,
             neighborlist_backend,
+            neighborlist_skin,
             kwargs,
         )
         return cls(model, device, transforms=transforms, **kwargs)
@@ -302,6 +330,8 @@ class NequIPCalculator(Calculator):
                 ATOMIC_NUMBERS_KEY: atoms.get_atomic_numbers(),
             }
         )
+        if self._inputs_on_device:
+            data = to_(data, self.device)
         for transform in self.transforms:
             data = transform(data)
         return to_(data, self.device)
@@ -338,6 +368,7 @@ def _transforms(
     cutoffs: list[list[float]] | None,
     species: Mapping[str, str] | bool | None,
     backend: str,
+    skin: float,
     arguments: dict[str, Any],
 ) -> list[Transform]:
     if "transforms" in arguments:
@@ -345,7 +376,20 @@ def _transforms(
             "transforms are made from the model here; to give your own, use NequIPCalculator(model,"
             " transforms=...)"
         )
-    return input_transforms(model.type_names, float(model.r_max), cutoffs, species, backend)
+    unit = arguments.get("length_units_to_A", 1.0)
+    _require_positive("length_units_to_A", unit)
+    skin = skin / unit  # the model's unit of length
+    return input_transforms(model.type_names, float(model.r_max), cutoffs, species, backend, skin)
+
+
+def _require_positive(name: str, value: float) -> None:
+    """Check a unit.
+
+    Raises:
+        ConfigError: it is not a positive number.
+    """
+    if not (np.isfinite(value) and value > 0.0):
+        raise ConfigError(f"{name} must be a positive number, got {value!r}")
 
 
 def _require_finite(key: str, array: np.ndarray) -> None:

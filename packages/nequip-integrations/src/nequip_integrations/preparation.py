@@ -54,6 +54,7 @@ def input_transforms(
     cutoffs: Sequence[Sequence[float]] | None = None,
     chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
     neighborlist_backend: str = DEFAULT_BACKEND,
+    neighborlist_skin: float = 0.0,
 ) -> list[Transform]:
     """Return the transforms that add atom types and a neighbor list.
 
@@ -62,10 +63,12 @@ def input_transforms(
         r_max: the model's cutoff radius, length.
         cutoffs: T x T table of shorter cutoffs, row = centre type, length; None for r_max.
         chemical_species_to_atom_type_map: see `species_map`.
-        neighborlist_backend: name of an entry of ``nequip.neighbor_backends``.
+        neighborlist_backend: name of a backend, see `nequip_core.neighbors`.
+        neighborlist_skin: how much further than r_max a list reaches that is kept from one
+            structure to the next, in the length unit of r_max.
 
     Raises:
-        ConfigError: species and types do not fit together.
+        ConfigError: species and types do not fit together, or the skin is negative.
     """
     mapping = species_map(type_names, chemical_species_to_atom_type_map)
     partial = None
@@ -76,5 +79,5 @@ def input_transforms(
         }
     return [
         ChemicalSpeciesToAtomTypeMapper(type_names, mapping),
-        NeighborListTransform(r_max, partial, type_names, neighborlist_backend),
+        NeighborListTransform(r_max, partial, type_names, neighborlist_backend, neighborlist_skin),
     ]
