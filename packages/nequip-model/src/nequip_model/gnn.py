@@ -52,6 +52,13 @@ __all__ = ["FullNequIPGNNModel", "NequIPGNNModel"]
 
 _LOG = logging.getLogger(__name__)
 
+_WITHOUT = {
+    "scales": "atomic energies keep the scale of the network's output; usual is "
+    "${training_data_stats:forces_rms} or ${training_data_stats:per_type_forces_rms}",
+    "shifts": "atomic energies start from zero; usual are the energies of isolated atoms, or "
+    "${training_data_stats:per_atom_energy_mean}",
+}
+
 PerType = float | Mapping[str, float] | None
 
 
@@ -301,7 +308,7 @@ def _energies(
     values = per_type_values(argument, value, type_names)
     if values is None:
         # A log message: Python's warnings would come up again wherever a checkpoint is read.
-        _LOG.warning("%s is not set: atomic energies get no %s", argument, kind.rstrip("s"))
+        _LOG.warning("%s is not set: %s", argument, _WITHOUT[kind])
         return None
     return values * len(type_names) if trainable and len(values) == 1 else values
 
