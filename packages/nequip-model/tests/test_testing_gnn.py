@@ -7,6 +7,7 @@ run over the full product of degrees, parities, dtypes and numbers of types.
 from __future__ import annotations
 
 import pytest
+import torch
 
 from nequip_core.frames import batched_from_list
 from nequip_core.instantiate import instantiate
@@ -52,6 +53,14 @@ COVERING = {
         readout_mlp_hidden_layers_depth=1,
         convnet_resnet=True,
         num_layers=3,
+    ),
+    "norm-nonlinearity": gnn(convnet_nonlinearity_type="norm", l_max=2, num_features=3),
+    "with-zbl": gnn(
+        pair_potential={
+            "_target_": "nequip.nn.pair_potential.ZBL",
+            "chemical_species": ["H", "C", "O"],
+            "units": "metal",
+        }
     ),
 }
 
@@ -110,3 +119,31 @@ def test_symmetries_hold_for_every_degree_parity_dtype_and_number_of_types(
     if dtype == "float64":
         testing.check_forces(model, frames[1])
         testing.check_smooth_cutoff(model, len(names))
+
+
+@pytest.mark.parametrize("parity", [True, False], ids=["both-parities", "one-parity"])
+@pytest.mark.parametrize("l_max", [0, 1, 2, 3])
+def test_hidden_features_transform_as_their_irreps(l_max, parity):
+    config = gnn(l_max=l_max, parity=parity, num_layers=4, num_features=2, model_dtype="float64")
+    network = list(instantiate(config).eval().model.energy.named_children())
+    frame = mixed_frames(["H", "C", "O"], R_MAX)[0]
+    degrees = set()
+    for depth in range(3):
+        last = [name for name, _ in network].index(f"layer{depth}")
+        layers = torch.nn.Sequential(*[module for _, module in network[: last + 1]])
+        irreps = str(network[last][1].gate.layout_out)
+        features = {"node_features": irreps, "edge_attrs": sphericals(l_max)}
+        with torch.no_grad():
+            compared = testing.check_rotation(
+                layers, frame, 1e-10, irreps=features, irrep_format="ir_mul"
+            )
+        assert {"node_features", "edge_attrs"} <= set(compared)
+        degrees |= {(int(part[-2]), part[-1]) for part in irreps.replace(" ", "").split("+")}
+    both = {(l, p) for l in range(l_max + 1) for p in "eo"} - ({(0, "o")} if l_max == 0 else set())
+    natural = {(l, "eo"[l % 2]) for l in range(l_max + 1)}
+    assert degrees == (both if parity else natural)
+
+
+def sphericals(l_max):
+    """Return the irreps of the edge harmonics."""
+    return "+".join(f"1x{l}{'eo'[l % 2]}" for l in range(l_max + 1))
