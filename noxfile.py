@@ -66,6 +66,8 @@ for found in pkgutil.walk_packages({module}.__path__, "{module}."):
 # environment has no facade.
 REFERENCE = "nequip==0.19.1"
 PARITY_LAYERS = ("nequip-core", "nequip-model")
+# An extension package as published, which must run on our layers unchanged.
+EXTENSION = "nequip-allegro==0.8.3"
 
 # The inference subset, as a user installs it: pip install "nequip-integrations[ase]".
 LEAN_LAYERS = {"nequip-core": "", "nequip-integrations": "[ase]"}
@@ -174,6 +176,15 @@ def parity(session: nox.Session) -> None:
     session.run("pytest", "-c", "pyproject.toml", "tests/parity", *session.posargs)
 
 
+@nox.session
+def extension(session: nox.Session) -> None:
+    """Run an extension package as published, and the template of one, on our layers and facade."""
+    session.install(*CONSTRAINTS, *SDIST_TOOLS, *BUILD_BACKEND)
+    session.install(*CONSTRAINTS, "--no-build-isolation", *TEST_TOOLS, *folders(*DISTRIBUTIONS))
+    session.install("--no-deps", EXTENSION)
+    session.run("pytest", "-c", "pyproject.toml", "tests/extension", *session.posargs)
+
+
 @nox.session(python=False, requires=["workspace"])
 def demo(session: nox.Session) -> None:
     """Train, test, package, compile and simulate on data made here; writes demo-output/."""
@@ -201,7 +212,9 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "venv", "--clear", str(clean))
     python = str(clean / "bin" / "python")
     wheels = [str(wheel) for wheel in sorted(output.glob("*.whl"))]
-    session.run(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wheels, external=True)
+    # The test kit of nequip-model imports pytest: its extra `testing`.
+    needed = (*CONSTRAINTS, *wheels, *TEST_TOOLS)
+    session.run(python, "-m", "pip", "install", "-q", *needed, external=True)
     for name in DISTRIBUTIONS:
         module = name.replace("-", "_")
         session.run(python, "-I", "-c", IMPORT_ALL.format(module=module), external=True)

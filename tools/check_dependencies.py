@@ -37,7 +37,6 @@ ARROWS = {
 DECLARED_FOR_ANOTHER_REASON = {
     ("nequip-core", "packaging"): "code in archives of format 1 and 2 imports it from the reader",
     ("nequip-core", "safetensors"): "weights and reference outputs of package format 3",
-    ("nequip-train", "h5py"): "HDF5 data sets",
     ("nequip-train", "lmdb"): "LMDB data sets",
 }
 
