@@ -72,7 +72,7 @@ def compute_neighborlist_(data: Frame, r_max: float, backend: str = DEFAULT_BACK
             f"there is a cell, '{EDGE_CELL_SHIFT_KEY}'; it returned {sorted(found)}"
         )
     edges = found[EDGE_INDEX_KEY].long()
-    shifts = found[EDGE_CELL_SHIFT_KEY].long() if CELL_KEY in data else None
+    shifts = found[EDGE_CELL_SHIFT_KEY] if CELL_KEY in data else None
     order = edge_order(edges[0], edges[1], shifts, num_nodes(data))
     data[EDGE_INDEX_KEY] = edges.index_select(1, order).to(positions.device)
     if shifts is not None:
@@ -98,15 +98,16 @@ def edge_order(
     Args:
         first: (E,) int64.
         second: (E,) int64.
-        shifts: (E, 3) int64, or None where there is no cell.
+        shifts: (E, 3) whole numbers, or None where there is no cell.
         atoms: number of atoms.
     """
     key, room = first * atoms + second, atoms**2
     if shifts is not None and len(first):
         low, high = torch.aminmax(shifts, dim=0)
         for column, least, most in zip(shifts.T, low.tolist(), high.tolist(), strict=True):
+            least, most = int(least), int(most)
             if most > least:
-                key = key * (most - least + 1) + (column - least)
+                key = key * (most - least + 1) + (column.long() - least)
                 room *= most - least + 1
     if room >= 2**63:  # atoms far outside of their cells: one number cannot hold it all
         order = torch.arange(len(first), device=first.device)

@@ -41,7 +41,7 @@ def vesin_neighbors(
     centre, neighbour, shifts = calculator.compute(
         points=positions, box=cell, periodic=pbc, quantities="ijS"
     )
-    return np.stack([centre.astype(np.int64), neighbour.astype(np.int64)]), shifts.astype(np.int64)
+    return np.stack([centre, neighbour]).astype(np.int64, copy=False), shifts
 
 
 def matscipy_neighbors(
@@ -54,7 +54,7 @@ def matscipy_neighbors(
     centre, neighbour, shifts = neighbour_list(
         "ijS", cutoff=r_max, positions=positions, cell=cell, pbc=pbc
     )
-    return np.stack([centre.astype(np.int64), neighbour.astype(np.int64)]), shifts.astype(np.int64)
+    return np.stack([centre, neighbour]).astype(np.int64, copy=False), shifts
 
 
 def ase_neighbors(
@@ -67,7 +67,7 @@ def ase_neighbors(
     centre, neighbour, shifts = primitive_neighbor_list(
         "ijS", pbc=pbc, cell=cell, positions=positions, cutoff=r_max, self_interaction=False
     )
-    return np.stack([centre, neighbour]).astype(np.int64), shifts.astype(np.int64)
+    return np.stack([centre, neighbour]).astype(np.int64, copy=False), shifts
 
 
 def per_frame(find: Backend) -> Callable[[Frame, float], Frame]:

@@ -133,7 +133,7 @@ class SortedNeighborListTransform(NeighborListTransform):
         """Return the frame or batch with the list and its permutation."""
         data = super().forward(data)
         centre, neighbour = data[EDGE_INDEX_KEY]
-        shifts = -data[EDGE_CELL_SHIFT_KEY].long() if EDGE_CELL_SHIFT_KEY in data else None
+        shifts = -data[EDGE_CELL_SHIFT_KEY] if EDGE_CELL_SHIFT_KEY in data else None
         data[EDGE_TRANSPOSE_PERM_KEY] = edge_order(neighbour, centre, shifts, num_nodes(data))
         return data
 
