@@ -93,3 +93,17 @@ def test_types_and_cutoff_come_from_what_a_package_says_of_itself(monkeypatch):
         resolvers.cutoff_radius_from_package("x.nequip.zip")
     with pytest.raises(ConfigError, match="do not name its types"):
         resolvers.type_names_from_package("x.nequip.zip")
+
+
+def test_resolver_of_an_extension_is_registered_once() -> None:
+    def plus_one(value: int) -> int:
+        return value + 1
+
+    resolvers.register_resolvers({"plus_one_of_a_test": plus_one})
+    resolvers.register_resolvers({"plus_one_of_a_test": plus_one})
+    assert OmegaConf.create({"x": "${plus_one_of_a_test:2}"}).x == 3
+    with pytest.raises(ConfigError, match="'int_div' already"):
+        resolvers.register_resolvers({"int_div": plus_one})
+    with pytest.raises(ConfigError, match="'plus_one_of_a_test' already"):
+        resolvers.register_resolvers({"plus_one_of_a_test": lambda value: value})
+    OmegaConf.clear_resolver("plus_one_of_a_test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,35 @@ def test_facade_imports_without_torch() -> None:
     code = "\n".join(f"import {name}" for name in ("nequip", *MODULES))
     code += "\nimport sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def extension(folder: Path, source: str) -> None:
+    """Lay out an installed extension package ``my_extension`` of version 1.2."""
+    (folder / "my_extension.py").write_text(source)
+    info = folder / "my_extension-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-extension\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[nequip.extension]\ninit_always = my_extension\n")
+
+
+def run_beside(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("first", ["nequip", "my_extension"])
+def test_extension_is_imported_once_whoever_is_imported_first(tmp_path: Path, first: str) -> None:
+    extension(tmp_path, "import nequip.data\nprint('registering')\n")
+    code = f"import {first}, nequip, importlib; importlib.reload(nequip)\n"
+    code += "print([e.value for e in nequip._DISCOVERED_NEQUIP_EXTENSION])"
+    result = run_beside(tmp_path, code)
+    assert result.stdout.splitlines() == ["registering", "['my_extension']"], result.stderr
+
+
+def test_failing_extension_is_a_warning_that_names_it(tmp_path: Path) -> None:
+    extension(tmp_path, "import no_such_library\n")
+    result = run_beside(tmp_path, "import nequip; print(nequip.__version__)")
+    assert result.returncode == 0
+    assert "'my_extension' from my-extension==1.2 does not import" in result.stderr
+    assert "no_such_library" in result.stderr

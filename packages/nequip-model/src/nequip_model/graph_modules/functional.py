@@ -65,8 +65,13 @@ def scatter(
         out = src.new_zeros(size)
     if reduce == "sum":
         return out.index_add(dim, index, src)
-    mode = {"mean": "mean", "min": "amin", "max": "amax"}[reduce]
-    return out.index_reduce(dim, index, src, mode, include_self=False)
+    shape = [1] * src.dim()
+    shape[dim] = -1
+    if reduce == "mean":
+        counts = torch.bincount(index, minlength=out.shape[dim]).clamp(min=1)
+        return out.index_add(dim, index, src) / counts.reshape(shape).to(src.dtype)
+    targets = index.reshape(shape).expand_as(src)
+    return out.scatter_reduce(dim, targets, src, f"a{reduce}", include_self=False)
 
 
 def with_edge_vectors_(
