@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -52,9 +53,26 @@ def test_a_config_trains_validates_tests_and_leaves_a_readable_checkpoint(
     info = hyper_parameters["info_dict"]
     assert {"versions", "data", "trainer", "runs", "training_module"} <= set(info)
     assert info["runs"] == ["train", "val", "test"]
+    assert info["units"] == {"energy": None, "length": None}
     printed = capsys.readouterr().out
     assert "test0_epoch" in printed
     assert "forces_mae" in printed
+
+
+def test_declared_units_are_in_the_log_and_in_the_checkpoint(config, train, workplace):
+    config["data"] |= {"energy_units": "ev", "length_units": "angstrom"}
+    config["run"] = ["train"]
+    config["trainer"]["max_epochs"] = 1
+    assert train(config) == 0
+    log = (workplace / "out" / "train.log").read_text()
+    assert re.search(r"per_atom_energy_mean = \S+ eV/atom\n", log)
+    assert re.search(r"per_type_forces_rms = {.*} eV/Angstrom\n", log)
+    assert re.search(r"num_neighbors_mean = [\d.]+\n", log)
+    content = torch.load(workplace / "out" / "last.ckpt", weights_only=True)
+    units = content["hyper_parameters"]["info_dict"]["units"]
+    assert units == {"energy": "eV", "length": "Angstrom"}
+    assert train(config) == 0
+    assert "data statistics: from" in (workplace / "out" / "train.log").read_text()
 
 
 def test_the_checkpoint_predicts_what_the_test_stage_measured(config, train, logged, workplace):

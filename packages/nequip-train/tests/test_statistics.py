@@ -273,6 +273,7 @@ import sys
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from nequip_train.data.datamodules import NequIPDataModule
 from nequip_train.data.running import *
 
 METRICS = [Count, Mean, MeanAbsolute, RootMeanSquare, StandardDeviation, Max, Min]
@@ -291,6 +292,22 @@ def work(rank, folder):
     shared.update((VALUES, VALUES[:0])[rank])
     alone.update(VALUES)
     torch.testing.assert_close(shared.compute(), alone.compute(), rtol=1e-12, atol=0.0)
+    # A data module gives each process all frames.
+    data = NequIPDataModule(
+        seed=1,
+        train_dataset={
+            "_target_": "nequip.data.dataset.EMTTestDataset",
+            "supercell": [1, 1, 1],
+            "num_frames": 3,
+        },
+        stats_manager={
+            "_target_": "nequip.data.DataStatisticsManager",
+            "metrics": [
+                {"field": "pos", "metric": {"_target_": "nequip.data.Count"}, "name": "numbers"}
+            ],
+        },
+    )
+    assert data.get_statistics() == {"numbers": 3 * 2 * 3}
     dist.destroy_process_group()
 
 

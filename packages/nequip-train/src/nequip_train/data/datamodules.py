@@ -309,6 +309,10 @@ class NequIPDataModule(lightning.LightningDataModule):
         """Return the statistics by a pass over the data."""
         from rich.progress import Progress
 
+        # Every process takes all frames, so there is nothing to merge.
+        for statistic in manager.statistics:
+            for metric in statistic.metrics:
+                metric.distributed_available_fn = _not_distributed
         # Any generator but the run's own.
         generator = torch.Generator().manual_seed(self.seed)
         loader = self._build_loaders(part, **{**changes, "generator": generator})[index]
@@ -348,6 +352,10 @@ class NequIPDataModule(lightning.LightningDataModule):
 
 def _files(dataset: Any) -> list[str] | None:
     return dataset.files() if isinstance(dataset, AtomicDataset) else None
+
+
+def _not_distributed() -> bool:
+    return False
 
 
 def _stamp(file: str) -> tuple[int, int]:
