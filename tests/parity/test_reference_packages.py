@@ -13,6 +13,7 @@ import torch
 
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.snapshot import load_example_data, load_package
+from nequip_model.reference_import import import_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # raised by the reference's packaged code
 
@@ -116,3 +117,15 @@ def test_reference_package_predicts_what_the_reference_predicts(
             torch.testing.assert_close(
                 found[key].detach(), torch.as_tensor(expected[key]), rtol=0, atol=1e-12
             )
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "a.nequip.zip"])
+def test_reference_files_are_imported_and_predict_the_same(
+    package: Path, tmp_path: Path, name: str
+) -> None:
+    command = [sys.executable, "-c", PREDICT, str(package), str(tmp_path / "a.npz")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    with np.load(tmp_path / "a.npz") as arrays:
+        outputs = {key: torch.as_tensor(arrays[key]) for key in arrays}
+    frame = load_example_data(package)
+    import_reference(package.parent / name, [(frame, outputs)], tolerance=1e-12)
