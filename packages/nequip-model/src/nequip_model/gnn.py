@@ -11,20 +11,6 @@ import torch
 
 from nequip_core.cutoffs import PartialCutoffs, cutoff_table
 from nequip_core.errors import ConfigError
-from nequip_core.fields import (
-    ATOM_TYPE_KEY,
-    EDGE_ATTRS_KEY,
-    EDGE_CUTOFF_KEY,
-    EDGE_EMBEDDING_KEY,
-    EDGE_INDEX_KEY,
-    EDGE_LENGTH_KEY,
-    EDGE_VECTORS_KEY,
-    NODE_ATTRS_KEY,
-    NODE_FEATURES_KEY,
-    NORM_LENGTH_KEY,
-    PER_ATOM_ENERGY_KEY,
-    POSITIONS_KEY,
-)
 from nequip_model.arguments import (
     readout_nonlinearity,
     require_cutoff,
@@ -41,12 +27,12 @@ from nequip_model.nn.embedding import TypeEmbedding
 from nequip_model.nn.energy import AtomicEnergyReadout, PerTypeScaleShift, TotalEnergy
 from nequip_model.nn.gate import DEFAULT_NONLINEARITIES
 from nequip_model.nn.geometry import EdgeGeometry
-from nequip_model.nn.layout import Layout, irrep_name
+from nequip_model.nn.layout import Layout
 from nequip_model.nn.mlp import ScalarMLP
 from nequip_model.nn.radial import BesselBasis
 from nequip_model.nn.spherical_harmonics import SphericalHarmonics
-from nequip_model.pair_potentials import pair_potential_module
-from nequip_model.per_type import per_type_values
+from nequip_model.pair_potentials import irreps_before_potential, pair_potential_module
+from nequip_model.per_type import neighbors_by_type, per_type_values
 
 __all__ = ["FullNequIPGNNModel", "NequIPGNNModel"]
 
@@ -141,7 +127,7 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
     require_integer("readout_mlp_hidden_layers_depth", readout_mlp_hidden_layers_depth, 0)
     if readout_mlp_hidden_layers_width is not None:
         require_integer("readout_mlp_hidden_layers_width", readout_mlp_hidden_layers_width, 1)
-    neighbors = _neighbors(avg_num_neighbors, type_names)
+    neighbors = neighbors_by_type(avg_num_neighbors, type_names)
     require_one_a_layer(
         feature_irreps_hidden=feature_irreps_hidden,
         radial_mlp_depth=radial_mlp_depth,
@@ -201,7 +187,7 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
         per_type_energy_shifts_trainable,
     )
     if pair_potential is not None:
-        irreps_in = _irreps_at_the_end(embedding, layout, num_bessels, l_max)
+        irreps_in = irreps_before_potential(embedding, layout, num_bessels, l_max)
         modules["pair_potential"] = pair_potential_module(pair_potential, type_names, irreps_in)
     modules["total_energy"] = TotalEnergy()
     return ForceStressOutput(torch.nn.Sequential(modules), do_derivatives)
@@ -279,23 +265,6 @@ def NequIPGNNModel(  # noqa: N802 - documented name, used like a class in config
     )
 
 
-def _neighbors(value: PerType, type_names: Sequence[str]) -> list[float]:
-    """Return the average number of neighbours, one number or one a type.
-
-    Raises:
-        ConfigError: it is missing, not positive, or lacks a type.
-    """
-    if value is None:
-        raise ConfigError(
-            "avg_num_neighbors must be specified: a number, a number by type, or "
-            "${training_data_stats:num_neighbors_mean}"
-        )
-    neighbors = per_type_values("avg_num_neighbors", value, type_names) or []
-    if min(neighbors) <= 0.0:
-        raise ConfigError(f"avg_num_neighbors must be positive, got {value}")
-    return neighbors
-
-
 def _energies(
     kind: str, value: PerType, trainable: bool, type_names: Sequence[str]
 ) -> list[float] | None:
@@ -311,27 +280,6 @@ def _energies(
         _LOG.warning("%s is not set: %s", argument, _WITHOUT[kind])
         return None
     return values * len(type_names) if trainable and len(values) == 1 else values
-
-
-def _irreps_at_the_end(
-    embedding: TypeEmbedding, features: Layout, num_bessels: int, l_max: int
-) -> dict[str, str | None]:
-    """Return the irreps of the fields that a network has before its energies are summed."""
-    return {
-        POSITIONS_KEY: "1x1o",
-        EDGE_INDEX_KEY: None,
-        ATOM_TYPE_KEY: None,
-        **dict.fromkeys(embedding.input_fields),
-        NODE_ATTRS_KEY: f"{embedding.num_features}x0e",
-        NODE_FEATURES_KEY: str(features),
-        EDGE_VECTORS_KEY: "1x1o",
-        EDGE_LENGTH_KEY: "1x0e",
-        NORM_LENGTH_KEY: "1x0e",
-        EDGE_CUTOFF_KEY: "1x0e",
-        EDGE_EMBEDDING_KEY: f"{num_bessels}x0e",
-        EDGE_ATTRS_KEY: " + ".join(f"1x{irrep_name(l, (-1) ** l)}" for l in range(l_max + 1)),
-        PER_ATOM_ENERGY_KEY: "1x0e",
-    }
 
 
 def _harmonics_degree(irreps_edge_sh: int | str) -> int:

@@ -10,11 +10,27 @@ import torch
 
 from nequip_core.cutoffs import PartialCutoffs, cutoff_table
 from nequip_core.errors import ConfigError
+from nequip_core.fields import (
+    ATOM_TYPE_KEY,
+    EDGE_ATTRS_KEY,
+    EDGE_CUTOFF_KEY,
+    EDGE_EMBEDDING_KEY,
+    EDGE_INDEX_KEY,
+    EDGE_LENGTH_KEY,
+    EDGE_VECTORS_KEY,
+    NODE_ATTRS_KEY,
+    NODE_FEATURES_KEY,
+    NORM_LENGTH_KEY,
+    PER_ATOM_ENERGY_KEY,
+    POSITIONS_KEY,
+)
 from nequip_core.instantiate import instantiate
 from nequip_model.arguments import require_cutoff
 from nequip_model.builder import model_builder
+from nequip_model.nn.embedding import TypeEmbedding
+from nequip_model.nn.layout import Layout, irrep_name
 
-__all__ = ["ZBLPairPotential", "pair_potential_module"]
+__all__ = ["ZBLPairPotential", "irreps_before_potential", "pair_potential_module"]
 
 
 def pair_potential_module(
@@ -50,6 +66,34 @@ def pair_potential_module(
             f"pair_potential {target} must make a torch.nn.Module, got {type(module).__name__}"
         )
     return module
+
+
+def irreps_before_potential(
+    embedding: TypeEmbedding, features: Layout, num_bessels: int, l_max: int
+) -> dict[str, str | None]:
+    """Return the irreps of the fields that a network has before its pair potential, by name.
+
+    Args:
+        embedding: of types and graph fields.
+        features: layout of the last features.
+        num_bessels: B.
+        l_max: degree of the edge harmonics.
+    """
+    return {
+        POSITIONS_KEY: "1x1o",
+        EDGE_INDEX_KEY: None,
+        ATOM_TYPE_KEY: None,
+        **dict.fromkeys(embedding.input_fields),
+        NODE_ATTRS_KEY: f"{embedding.num_features}x0e",
+        NODE_FEATURES_KEY: str(features),
+        EDGE_VECTORS_KEY: "1x1o",
+        EDGE_LENGTH_KEY: "1x0e",
+        NORM_LENGTH_KEY: "1x0e",
+        EDGE_CUTOFF_KEY: "1x0e",
+        EDGE_EMBEDDING_KEY: f"{num_bessels}x0e",
+        EDGE_ATTRS_KEY: " + ".join(f"1x{irrep_name(l, (-1) ** l)}" for l in range(l_max + 1)),
+        PER_ATOM_ENERGY_KEY: "1x0e",
+    }
 
 
 @model_builder(architecture_version=1)

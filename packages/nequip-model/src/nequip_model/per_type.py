@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from nequip_core.errors import ConfigError, closest
 
-__all__ = ["per_type_values"]
+__all__ = ["neighbors_by_type", "per_type_values"]
 
 
 def per_type_values(
@@ -42,6 +42,25 @@ def per_type_values(
             f"write {{{', '.join(f'{name}: ...' for name in type_names)}}}"
         )
     return [_number(argument, value)]
+
+
+def neighbors_by_type(
+    value: float | Mapping[str, float] | None, type_names: Sequence[str]
+) -> list[float]:
+    """Return the average number of neighbours, one number or one a type.
+
+    Raises:
+        ConfigError: it is missing, not positive, or lacks a type.
+    """
+    if value is None:
+        raise ConfigError(
+            "avg_num_neighbors must be specified: a number, a number by type, or "
+            "${training_data_stats:num_neighbors_mean}"
+        )
+    neighbors = per_type_values("avg_num_neighbors", value, type_names) or []
+    if min(neighbors) <= 0.0:
+        raise ConfigError(f"avg_num_neighbors must be positive, got {value}")
+    return neighbors
 
 
 def _number(what: str, value: object) -> float:
