@@ -86,6 +86,11 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_model.presets": ("PresetNequIPGNNModel",),
         "nequip_model.pair_potentials": ("ZBLPairPotential",),
         "nequip_model.builder": ("model_builder",),
+        "nequip_model.modify": ("modify",),
+    },
+    "nequip.model.modify_utils": {
+        "nequip_core.modifiers": ("get_all_modifiers", "only_apply_persistent_modifiers"),
+        "nequip_model.modify": ("modify",),
     },
     "nequip.nn": {
         "nequip_model.graph_modules.mixin": ("GraphModuleMixin", "SequentialGraphNetwork"),

@@ -23,6 +23,7 @@ import torch
 from nequip_core.errors import ConfigError, FileFormatError
 from nequip_core.files import require_file, require_suffix
 from nequip_core.instantiate import instantiate
+from nequip_core.modifiers import only_apply_persistent_modifiers
 from nequip_core.saved_model import SOLE_MODEL, SavedModel
 
 __all__ = [
@@ -164,7 +165,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> SavedModel:
     """
     content = read_checkpoint(path)
     hyper_parameters = content["hyper_parameters"]
-    models = build_models(hyper_parameters["model"])
+    # Accelerations are of the run that trained; who loads the model asks for its own.
+    with only_apply_persistent_modifiers():
+        models = build_models(hyper_parameters["model"])
     load_model_weights(models, content["state_dict"])
     info = dict(hyper_parameters.get("info_dict") or {})
     versions = {key: str(value) for key, value in (info.pop("versions", None) or {}).items()}

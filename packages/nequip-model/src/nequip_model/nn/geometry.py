@@ -24,7 +24,8 @@ class EdgeGeometry(torch.nn.Module):
 
     An edge points from its centre ``edge_index[0]`` to its neighbour ``edge_index[1]``:
     d = pos[neighbour] - pos[centre] + shift @ cell, length. The normed length is |d| / r_cut,
-    dimensionless, with the cutoff of the edge's type pair.
+    dimensionless, with the cutoff of the edge's type pair. ``edge_vectors`` among the inputs are
+    taken as they are; positions are not read then.
 
     Args:
         r_max: global cutoff, length.
@@ -41,15 +42,11 @@ class EdgeGeometry(torch.nn.Module):
     def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the data with the edge geometry."""
         centre, neighbour = data[EDGE_INDEX_KEY][0], data[EDGE_INDEX_KEY][1]
-        positions = data[POSITIONS_KEY]
-        vectors = positions.index_select(0, neighbour) - positions.index_select(0, centre)
-        if CELL_KEY in data and EDGE_CELL_SHIFT_KEY in data:
-            shifts, cells = data[EDGE_CELL_SHIFT_KEY].to(vectors.dtype), data[CELL_KEY]
-            if BATCH_KEY in data:
-                cells = cells.index_select(0, data[BATCH_KEY].index_select(0, centre))
-                vectors = vectors + torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
-            else:
-                vectors = vectors + shifts @ cells.reshape(3, 3)
+        vectors = (
+            data[EDGE_VECTORS_KEY]
+            if EDGE_VECTORS_KEY in data
+            else _edge_vectors(data, centre, neighbour)
+        )
         # Not linalg.norm: its double backward has more operations than this square root.
         lengths = vectors.square().sum(dim=-1, keepdim=True).sqrt()
         reciprocal = self.reciprocal_cutoff
@@ -61,3 +58,18 @@ class EdgeGeometry(torch.nn.Module):
         data[EDGE_LENGTH_KEY] = lengths
         data[NORM_LENGTH_KEY] = lengths * reciprocal
         return data
+
+
+def _edge_vectors(
+    data: dict[str, torch.Tensor], centre: torch.Tensor, neighbour: torch.Tensor
+) -> torch.Tensor:
+    """Return the edge vectors (E, 3), length, of positions and cell."""
+    positions = data[POSITIONS_KEY]
+    vectors = positions.index_select(0, neighbour) - positions.index_select(0, centre)
+    if CELL_KEY not in data or EDGE_CELL_SHIFT_KEY not in data:
+        return vectors
+    shifts, cells = data[EDGE_CELL_SHIFT_KEY].to(vectors.dtype), data[CELL_KEY]
+    if BATCH_KEY not in data:
+        return vectors + shifts @ cells.reshape(3, 3)
+    cells = cells.index_select(0, data[BATCH_KEY].index_select(0, centre))
+    return vectors + torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
