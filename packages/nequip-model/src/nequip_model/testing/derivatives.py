@@ -21,6 +21,7 @@ from nequip_core.fields import (
 )
 from nequip_core.frames import Frame, batched_from_list
 from nequip_model.testing.comparison import (
+    SMALLEST_SCALE,
     Model,
     compare,
     cutoff_radius,
@@ -222,13 +223,13 @@ def check_net_force_and_torque(model: Model, frame: Frame, tolerance: float) -> 
         AssertionError: a cluster would start to move or spin by itself.
     """
     forces, positions = model(frame)[FORCE_KEY].detach(), frame[POSITIONS_KEY]
-    scale = max(float(forces.abs().sum()), 1e-3)
-    zero = torch.zeros(3, dtype=torch.float64)
     arm = positions - positions.mean(0)
-    torque = torch.linalg.cross(arm, forces).sum(0) / max(float(arm.abs().max()), 1e-3)
-    # Relative to the sum of the magnitudes: that is what cancels. `compare` divides by 1e-3.
-    compare("net force", forces.sum(0) / scale * 1e-3, zero, tolerance)
-    compare("net torque", torque / scale * 1e-3, zero, tolerance)
+    torques = torch.linalg.cross(arm, forces)
+    zero = torch.zeros(3, dtype=torch.float64)
+    for what, parts in (("net force", forces), ("net torque", torques)):
+        # Relative to what cancels, the sum of the magnitudes.
+        scale = max(float(parts.abs().sum()), SMALLEST_SCALE)
+        compare(what, parts.sum(0) * (SMALLEST_SCALE / scale), zero, tolerance)
 
 
 def _loss(model: torch.nn.Module, batch: Frame) -> torch.Tensor:
@@ -240,6 +241,22 @@ def _loss(model: torch.nn.Module, batch: Frame) -> torch.Tensor:
         if key in out:
             loss = loss + (out[key] - target).square().sum()
     return loss
+
+
+def _along(
+    model: torch.nn.Module, batch: Frame, parameter: torch.Tensor, direction: torch.Tensor
+) -> torch.Tensor:
+    """Return the numerical derivative of the loss along a direction; the parameter is restored."""
+    original = parameter.detach().clone()
+    step = 1e-3 * max(float(original.norm()), 1e-2)
+    numeric = torch.zeros((), dtype=torch.float64)
+    try:
+        for multiple, weight in _STENCIL:
+            parameter.data.copy_(original + multiple * step * direction)
+            numeric += weight * float(_loss(model, batch).detach()) / step
+    finally:
+        parameter.data.copy_(original)
+    return numeric
 
 
 def _check_presence(
@@ -304,13 +321,7 @@ def check_parameter_gradients(
             noise = noise.to(gradient)
             direction = gradient / gradient.norm() + noise / noise.norm()
             direction = direction / direction.norm()
-            step = 1e-3 * max(float(parameter.detach().norm()), 1e-2)
-            numeric = torch.zeros((), dtype=torch.float64)
-            original = parameter.detach().clone()
-            for multiple, weight in _STENCIL:
-                parameter.data.copy_(original + multiple * step * direction)
-                numeric += weight * float(_loss(model, batch).detach()) / step
-            parameter.data.copy_(original)
+            numeric = _along(model, batch, parameter, direction)
             exact = (gradient * direction).sum().detach().cpu().double()
             scale = max(abs(float(exact)), 1e-12)
             # Relative to the derivative itself: gradients of parameters differ by many decades.

@@ -120,13 +120,14 @@ class BasicModelTestsMixin:
             comparison.fail("text of the model", "it is empty")
 
     def test_forward(self, model: tuple[Any, Any, str], model_test_data: list[Frame]) -> None:
-        """A call gives finite numbers, the same bits twice, and leaves everything else alone."""
+        """A call gives finite numbers, on a CPU the same bits twice, and has no side effects."""
         instance = model[0]
         for frame in [*model_test_data, batched_from_list(model_test_data)]:
             for key, value in comparison.outputs(instance, frame).items():
                 if not bool(torch.isfinite(value).all()):
                     comparison.fail("prediction", f"'{key}' is not finite")
-            construction.check_determinism(instance, frame)
+            if model[2] == "cpu":  # sums over edges have no fixed order on a GPU
+                construction.check_determinism(instance, frame)
             construction.check_prediction_is_pure(instance, frame)
 
     def test_float32_against_float64(
