@@ -191,6 +191,10 @@ class PerTypeScaleShift(GraphModuleMixin, energy.PerTypeScaleShift):
                 table = table * len(type_names)
             tables.append(table)
         super().__init__(tables[0], tables[1], scales_trainable, shifts_trainable)
+        for name, table in zip(("scales", "shifts"), tables, strict=True):
+            if table is None:
+                # The shape and dtype that published checkpoints have.
+                self.register_buffer(name, torch.zeros(0))
         self.type_names = list(type_names)
         self.field = field
         self.out_field = field if out_field is None else out_field
@@ -237,8 +241,9 @@ class AvgNumNeighborsNorm(torch.nn.Module):
         norm = self.norm_const
         if norm.shape[0] > 1:
             norm = norm.index_select(0, data[ATOM_TYPE_KEY])
-        data[FEATURE_NORM_FACTOR_KEY] = norm
-        data[NODE_FEATURES_KEY] = data[NODE_FEATURES_KEY] * norm
+        features = data[NODE_FEATURES_KEY]
+        data[FEATURE_NORM_FACTOR_KEY] = norm.expand(features.shape[0], 1)
+        data[NODE_FEATURES_KEY] = features * norm
         return data
 
 

@@ -23,7 +23,8 @@ class NodeTypeEmbed(GraphModuleMixin, torch.nn.Module):
     Args:
         type_names: the T type names in order.
         num_features: scalars of the type.
-        type_embed_init: None for N(0, 1), ``uniform`` in +-sqrt(3), ``near_zero``, or ``zero``.
+        type_embed_init: None for N(0, 1), ``uniform`` in +-sqrt(3), ``near_zero`` for
+            N(0, 1e-5), or ``zero``.
         set_features: start ``node_features`` with them.
         categorical_graph_field_embed: whole numbers of the frame to embed beside the type, each
             ``{field, num_features, min, max, init}``.
@@ -83,10 +84,15 @@ class NodeTypeEmbed(GraphModuleMixin, torch.nn.Module):
 
 def _table(rows: int, width: int, init: str | None) -> torch.nn.Embedding:
     """Return a table of learned rows."""
-    bounds = {"uniform": math.sqrt(3.0), "near_zero": 1e-3, "zero": 0.0}
-    if init is not None and init not in bounds:
-        raise ValueError(f"the initialisation must be None or one of {list(bounds)}, got {init!r}")
+    if init not in (None, "uniform", "near_zero", "zero"):
+        raise ValueError(
+            f"the initialisation must be uniform, near_zero, zero or None, got {init!r}"
+        )
     table = torch.nn.Embedding(rows, width)
-    if init is not None:
-        torch.nn.init.uniform_(table.weight, -bounds[init], bounds[init])
+    if init == "uniform":
+        torch.nn.init.uniform_(table.weight, -math.sqrt(3.0), math.sqrt(3.0))
+    elif init == "near_zero":
+        torch.nn.init.normal_(table.weight, std=1e-5)
+    elif init == "zero":
+        torch.nn.init.zeros_(table.weight)
     return table
