@@ -172,6 +172,59 @@ def test_a_checkpoint_that_started_from_a_file_follows_it(tmp_path: Path) -> Non
             check_predictions(model, inputs, outputs, TOLERANCE)
 
 
+def test_persistent_modifiers_of_the_config_are_applied(tmp_path: Path) -> None:
+    modifiers = [
+        {"modifier": "modify_PerTypeScaleShift", "shifts": {"Cu": 1.0, "Au": 2.0}},
+        {"modifier": "disable_ForceStressOutput"},
+        {"modifier": "enable_OpenEquivariance"},  # not persistent: not asked for again
+    ]
+
+    def modified(content: dict[str, Any]) -> None:
+        inner = content["hyper_parameters"]["model"]
+        content["hyper_parameters"]["model"] = {
+            "_target_": "nequip.model.modify",
+            "modifiers": modifiers,
+            "model": inner,
+        }
+        prefix = "model.sole_model.model.func.per_type_energy_scale_shift."
+        state = content["state_dict"]
+        state[f"{prefix}scales"] = torch.full((2, 1), 1.5, dtype=torch.float64)
+        state[f"{prefix}shifts"] = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+
+    model: Any = import_reference(changed_checkpoint(tmp_path, modified)).models["sole_model"]
+    inputs, outputs = recorded(NEWEST / "basic.ckpt")["crystal"]
+    found = model(dict(inputs))
+    assert "forces" not in found
+    moved = torch.tensor([0.75, 2.5], dtype=torch.float64)[inputs["atom_types"]].reshape(-1, 1)
+    expected = outputs["atomic_energy"] + moved
+    torch.testing.assert_close(found["atomic_energy"].detach(), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_networks_without_derivatives_have_shorter_names_up_to_0_15(tmp_path: Path) -> None:
+    content = torch.load(FOLDER / "0.12.1" / "basic.ckpt", weights_only=True)
+    section = content["hyper_parameters"]["model"]
+    section["_target_"] = "nequip.model.NequIPGNNEnergyModel"
+    content["state_dict"] = {
+        key.replace(".model.func.", ".model."): value
+        for key, value in content["state_dict"].items()
+        if not key.endswith("model._empty")
+    }
+    torch.save(content, tmp_path / "energy.ckpt")
+    model: Any = import_reference(tmp_path / "energy.ckpt").models["sole_model"]
+    inputs, outputs = recorded(FOLDER / "0.12.1" / "basic.ckpt")["sheared"]
+    energies = {key: outputs[key] for key in ("total_energy", "atomic_energy")}
+    check_predictions(model, inputs, energies, TOLERANCE)
+    assert "forces" not in model(dict(inputs))
+
+
+def test_networks_without_parity_up_to_0_15_are_refused(tmp_path: Path) -> None:
+    content = torch.load(FOLDER / "0.12.1" / "basic.ckpt", weights_only=True)
+    content["hyper_parameters"]["model"]["parity"] = False
+    torch.save(content, tmp_path / "even.ckpt")
+    with pytest.raises(ConfigError, match="not equivariant to inversion"):
+        import_reference(tmp_path / "even.ckpt")
+
+
 def test_what_cannot_be_imported_is_refused_with_the_reason(tmp_path: Path) -> None:
     def schedule_free(content: dict[str, Any]) -> None:
         content["schedulefree_optimizer_state_dict"] = {}

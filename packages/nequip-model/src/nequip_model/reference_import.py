@@ -252,11 +252,15 @@ def _mlp_scales(
 ) -> list[tuple[str, Any, Any]]:
     """Return the factors of the MLPs' matrices, theirs and ours."""
     children = dict(energy.named_children())
-    places = {f"model.func.{name}_convnet.conv.edge_mlp": layer.radial
-              for name, layer in children.items() if name.startswith("layer")}  # fmt: skip
-    if "readout" in children:
-        places["model.func.per_atom_energy_readout.mlp_module"] = energy.readout.mlp
     modules = dict(_inert_modules(inert))
+    prefix = "model.func." if "model.func" in modules else "model."
+    places = {
+        f"{prefix}{name}_convnet.conv.edge_mlp": layer.radial
+        for name, layer in children.items()
+        if name.startswith("layer")
+    }
+    if "readout" in children:
+        places[f"{prefix}per_atom_energy_readout.mlp_module"] = energy.readout.mlp
     found: list[tuple[str, Any, Any]] = []
     for name, own in places.items():
         linear = [
@@ -264,6 +268,8 @@ def _mlp_scales(
             for key, module in modules.items()
             if key.startswith(f"{name}.mlp.") and module.inert_class.endswith("LinearLayer")
         ]
+        if len(linear) != len(own.scales):
+            found.append((f"{name}, number of matrices", len(linear), len(own.scales)))
         for (key, module), scale in zip(linear, own.scales, strict=False):
             alpha = buffers.get(f"{key}.alpha", getattr(module, "alpha", None))
             found.append((f"{key}.alpha", alpha, scale))

@@ -21,9 +21,10 @@ from nequip_model.nn.linear import EquivariantLinear, SelfConnection
 
 __all__ = ["load_reference_weights"]
 
-_PREFIX = "model.func."
+# Networks without derivatives, up to 0.15, lack the middle part.
+_PREFIX = re.compile(r"^model\.(func\.)?")
 # What e3nn's modules without weights, or without bias, leave in a state dict.
-_EMPTY = re.compile(r"(^model\._empty|\.bias|\.equivariant_nonlin\..*weight|\.tp\.weight)$")
+_EMPTY = re.compile(r"(^_empty|\.bias|\.equivariant_nonlin\..*weight|\.tp\.weight)$")
 _WIGNER = re.compile(r"\._w3j_(\d+)_(\d+)_(\d+)$")
 _MASK = ".output_mask"
 
@@ -37,7 +38,8 @@ def load_reference_weights(
 
     Args:
         model: built with the arguments of the reference network; changed in place.
-        reference: state dict of the reference's graph model (keys ``model.func.*``), in its order.
+        reference: state dict of the reference's graph model (keys ``model.func.*``, or ``model.*``
+            without derivatives), in its order.
         averages: moving averages of the reference's trainable parameters, in the reference's order
             of parameters; taken instead of the weights.
 
@@ -119,7 +121,9 @@ def _parameter_keys(model: GraphModel, reference: Mapping[str, torch.Tensor]) ->
         theirs for theirs, ours in constants.items() if not any(key.endswith(ours) for key in own)
     }
     return [
-        key for key in reference if not _is_constant(key) and key.removeprefix(_PREFIX) not in fixed
+        short
+        for short in (_PREFIX.sub("", key) for key in reference)
+        if not _is_constant(short) and short not in fixed
     ]
 
 
@@ -136,7 +140,7 @@ class _Source:
     """The reference's tensors, each to be taken once."""
 
     def __init__(self, reference: Mapping[str, torch.Tensor]) -> None:
-        self.left = {key.removeprefix(_PREFIX): value for key, value in reference.items()}
+        self.left = {_PREFIX.sub("", key): value for key, value in reference.items()}
 
     def take(self, key: str) -> torch.Tensor:
         if key not in self.left:
@@ -153,8 +157,7 @@ class _Source:
             raise FileFormatError(
                 f"the reference network has {len(keys)} parameters, and {len(values)} averages"
             )
-        for key, value in zip(keys, values, strict=True):
-            name = key.removeprefix(_PREFIX)
+        for name, value in zip(keys, values, strict=True):
             if self.left[name].shape != value.shape:
                 raise FileFormatError(
                     f"the average of '{name}' has shape {tuple(value.shape)}, expected "
