@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+
+from nequip_model.testing.model_tests import BaseEnergyModelTests
 
 if importlib.util.find_spec("nequip_train") is None:
     pytest.skip("needs our layers and facade", allow_module_level=True)
@@ -219,3 +222,16 @@ def test_training_restarts_and_its_checkpoint_predicts(tmp_path: Path) -> None:
     model = select_model(load_saved_model(last))
     assert type(model.model.func).__name__ == "SequentialGraphNetwork"
     assert any("allegro" in name for name, _ in model.named_modules())
+
+
+class TestAllegro(BaseEnergyModelTests):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls) -> dict[str, Any]:
+        case = CASES["cases"]["bessel"]
+        return {"_target_": "allegro.model.AllegroModel", **CASES["shared"], **case}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def strict_locality(cls) -> bool:
+        return True
