@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_SKIN", "NequIPCalculator"]
 
-DEFAULT_SKIN = 1.0
+DEFAULT_SKIN = 0.5
 """Skin of the neighbor list that a calculator keeps, Angstrom."""
 
 # ASE's base class takes any further keyword as a parameter of the calculation, a misspelling too.

@@ -107,6 +107,6 @@ def edge_vectors(data: Frame) -> torch.Tensor:
         return vectors
     shifts, cells = data[EDGE_CELL_SHIFT_KEY], data[CELL_KEY].view(-1, 3, 3)
     if cells.shape[0] == 1:
-        return vectors + shifts @ cells[0]
+        return torch.addmm(vectors, shifts, cells[0])
     frame = data[BATCH_KEY].index_select(0, centre)
     return vectors + torch.einsum("ei,eij->ej", shifts, cells.index_select(0, frame))

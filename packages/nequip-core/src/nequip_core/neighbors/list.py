@@ -120,12 +120,13 @@ def edge_order(
 
 def keep_edges_(data: Frame, keep: torch.Tensor) -> Frame:
     """Drop the edges that are not in the mask `keep` (E,) from every edge field, in place."""
+    kept = keep.nonzero().squeeze(-1)  # selecting rows is faster than masking them
     for key in list(data):
         if EDGE_INDEX_KEY in key:
-            data[key] = data[key][:, keep]
+            data[key] = torch.stack([row.index_select(0, kept) for row in data[key]])
         elif key == EDGE_TRANSPOSE_PERM_KEY:
             order = data[key]
             data[key] = (keep.cumsum(0) - 1)[order[keep[order]]]
         elif get_field_type(key, error_on_unregistered=False) == "edge":
-            data[key] = data[key][keep]
+            data[key] = data[key].index_select(0, kept)
     return data

@@ -76,8 +76,8 @@ class SkinnedNeighborList:
             self._build(data)
             moved = torch.zeros((1, 3), dtype=data[POSITIONS_KEY].dtype)
         self._apply_(data, moved)
-        keep = edge_vectors(data).square().sum(-1) <= self.r_max**2
-        return keep_edges_(data, keep)
+        vectors = edge_vectors(data).detach()
+        return keep_edges_(data, torch.einsum("ei,ei->e", vectors, vectors) <= self.r_max**2)
 
     def _build(self, data: Frame) -> None:
         self._kept = {}  # an error below leaves no list behind
