@@ -12,7 +12,9 @@ from nequip_core.frames import (
     num_edges,
     num_frames,
     num_nodes,
+    unbatched,
     with_batch_,
+    without_nodes,
 )
 from nequip_core.synthetic import synthetic_frame
 
@@ -102,3 +104,66 @@ def test_the_documented_module_has_keys_and_functions():
     assert atomic_data_dict.POSITIONS_KEY == "pos"
     assert atomic_data_dict.batched_from_list is batched_from_list
     assert set(atomic_data_dict.__all__) <= set(dir(atomic_data_dict))
+
+
+def random_frame(seed: int, atoms: int, edges: int):
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(0, atoms, (2, edges), generator=generator)
+    return {
+        "pos": torch.rand((atoms, 3), generator=generator, dtype=torch.float64),
+        "atom_types": torch.randint(0, 3, (atoms,), generator=generator),
+        "cell": torch.rand((1, 3, 3), generator=generator, dtype=torch.float64),
+        "pbc": torch.tensor([[True, False, True]]),
+        "edge_index": index,
+        "edge_cell_shift": torch.rand((edges, 3), generator=generator, dtype=torch.float64),
+        "edge_transpose_perm": torch.randperm(edges, generator=generator),
+        "edge_type_flat": torch.randint(0, 3, (2, edges), generator=generator),
+        "total_energy": torch.rand((1, 1), generator=generator, dtype=torch.float64),
+    }
+
+
+def equal(first, second):
+    return set(first) == set(second) and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_come_out_of_a_batch_as_they_went_in(seed):
+    frames = [with_batch_(random_frame(seed + 7 * n, 3 + n, 4 + 2 * n)) for n in range(4)]
+    batch = batched_from_list(frames)
+    out = unbatched(batch)
+    assert len(out) == 4
+    assert all(equal(a, b) for a, b in zip(frames, out, strict=True))
+    assert equal(batched_from_list(out), batch)
+
+
+def test_batches_are_batched_as_their_frames_would_be():
+    frames = [random_frame(n, 4, 5) for n in range(4)]
+    halves = [batched_from_list(frames[:1]), batched_from_list(frames[1:])]
+    assert equal(batched_from_list(halves), batched_from_list(frames))
+
+
+def test_transposed_edges_of_a_batch_are_those_of_its_frames():
+    frames = [random_frame(n, 4, 5) for n in range(3)]
+    batch = batched_from_list(frames)
+    transposed = batch["edge_index"][:, batch["edge_transpose_perm"]]
+    expected = [f["edge_index"][:, f["edge_transpose_perm"]] + 4 * n for n, f in enumerate(frames)]
+    assert torch.equal(transposed, torch.cat(expected, dim=1))
+
+
+@pytest.mark.parametrize("as_mask", [True, False])
+def test_atoms_are_left_out_with_their_edges_and_nothing_else(as_mask):
+    frames = [random_frame(n, 5, 12) for n in range(2)]
+    batch = batched_from_list(frames)
+    which = torch.tensor([1, 7])
+    mask = torch.zeros(10, dtype=torch.bool)
+    mask[which] = True
+    found = without_nodes(batch, mask if as_mask else which)
+    kept = torch.tensor([0, 2, 3, 4, 5, 6, 8, 9])
+    assert torch.equal(found["pos"], batch["pos"][kept])
+    assert found["num_atoms"].tolist() == [4, 4]
+    edges = ~mask[batch["edge_index"]].any(0)
+    assert torch.equal(kept[found["edge_index"]], batch["edge_index"][:, edges])
+    assert torch.equal(found["edge_cell_shift"], batch["edge_cell_shift"][edges])
+    assert sorted(found["edge_transpose_perm"].tolist()) == list(range(int(edges.sum())))
+    assert equal(without_nodes(batch, torch.zeros(10, dtype=torch.bool)), batch)
+    assert num_nodes(batch) == 10

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from nequip_core.errors import ConfigError, DataError, UnknownSpeciesError
-from nequip_core.frames import from_dict
+from nequip_core.frames import batched_from_list, from_dict
 from nequip_core.transforms import (
     AddNaNStressTransform,
     ChemicalSpeciesToAtomTypeMapper,
+    DatasetIndexTransform,
     NeighborListTransform,
+    NonPeriodicCellTransform,
     StressSignFlipTransform,
     VirialToStressTransform,
     cell_volume,
@@ -94,3 +96,52 @@ def test_nan_stress_is_added_only_where_there_is_none():
     assert torch.isnan(AddNaNStressTransform()(water())["stress"]).all()
     labelled = water(stress=np.eye(3))
     assert torch.equal(AddNaNStressTransform()(labelled)["stress"][0], torch.eye(3).double())
+
+
+def test_molecules_get_boxes_with_padding_on_every_side():
+    frames = [
+        from_dict(
+            {"pos": [[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]], "cell": np.zeros((3, 3)), "pbc": False}
+        ),
+        from_dict({"pos": [[5.0, 5.0, 5.0]], "cell": np.zeros((3, 3)), "pbc": False}),
+    ]
+    batch = batched_from_list(frames)
+    before = batch["pos"].clone()
+    boxed = NonPeriodicCellTransform(padding=4.0)(batch)
+    assert torch.equal(boxed["cell"][0], torch.diag(torch.tensor([11.0, 8.0, 10.0]).double()))
+    assert torch.equal(boxed["cell"][1], torch.diag(torch.full((3,), 8.0).double()))
+    assert torch.equal(boxed["pos"][0], torch.tensor([4.0, 4.0, 6.0]).double())
+    assert torch.equal(boxed["pos"][1] - boxed["pos"][0], before[1] - before[0])
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+def test_a_cell_that_is_there_stays_unless_it_is_to_be_replaced(pbc):
+    frame = from_dict({"pos": [[0.0, 0.0, 0.0]], "cell": 7.0 * np.eye(3), "pbc": pbc})
+    kept = NonPeriodicCellTransform()(dict(frame))
+    assert torch.equal(kept["cell"], frame["cell"])
+    replaced = NonPeriodicCellTransform(padding=1.0, override_cell=True)(dict(frame))
+    assert torch.equal(replaced["cell"], frame["cell"]) == pbc
+
+
+def test_a_padding_that_is_no_length_is_refused():
+    with pytest.raises(ConfigError, match="positive length, got -1"):
+        NonPeriodicCellTransform(padding=-1.0)
+
+
+def test_frames_carry_the_number_of_their_data_set():
+    frames = [from_dict({"pos": [[0.0, 0.0, 0.0]]}) for _ in range(2)]
+    found = batched_from_list([DatasetIndexTransform(3)(frame) for frame in frames])
+    assert found["dataset"].tolist() == [[3], [3]]
+
+
+def test_a_virial_without_a_volume_is_refused():
+    frame = from_dict(
+        {"pos": [[0.0, 0.0, 0.0]], "cell": np.zeros((3, 3)), "pbc": False, "virial": np.eye(3)}
+    )
+    with pytest.raises(DataError, match="frame 0 has a virial but a cell without volume"):
+        VirialToStressTransform()(frame)
+
+
+def test_the_heaviest_element_is_mapped():
+    frame = from_dict({"pos": [[0.0, 0.0, 0.0]], "atomic_numbers": [118]})
+    assert ChemicalSpeciesToAtomTypeMapper(["H", "Og"])(frame)["atom_types"].tolist() == [1]

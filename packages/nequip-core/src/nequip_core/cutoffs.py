@@ -8,12 +8,27 @@ in the unit of the positions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from nequip_core.errors import ConfigError, closest
 
-__all__ = ["cutoff_table", "cutoff_table_from_text", "cutoff_table_to_text"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "cutoff_fulldict_to_tensor",
+    "cutoff_partialdict_to_fulldict",
+    "cutoff_partialdict_to_str",
+    "cutoff_partialdict_to_tensor",
+    "cutoff_str_to_fulldict",
+    "cutoff_table",
+    "cutoff_table_from_text",
+    "cutoff_table_to_text",
+    "cutoff_tensor_to_str",
+]
 
 PartialCutoffs = Mapping[str, float | Mapping[str, float]]
+FullCutoffs = Mapping[str, Mapping[str, float]]
 
 
 def cutoff_table(
@@ -83,3 +98,91 @@ def cutoff_table_from_text(text: str | None, num_types: int) -> list[list[float]
             f"per_edge_type_cutoff holds {len(values)} numbers, expected {num_types}x{num_types}"
         )
     return [values[row * num_types : (row + 1) * num_types] for row in range(num_types)]
+
+
+def cutoff_partialdict_to_fulldict(
+    per_edge_type_cutoff: PartialCutoffs, type_names: Sequence[str], r_max: float
+) -> dict[str, dict[str, float]]:
+    """Return the full dictionary ``{centre: {neighbour: r}}`` of a partial one.
+
+    Raises:
+        ConfigError: as `cutoff_table`.
+    """
+    table = cutoff_table(per_edge_type_cutoff, type_names, r_max)
+    return {
+        centre: dict(zip(type_names, row, strict=True))
+        for centre, row in zip(type_names, table, strict=True)
+    }
+
+
+def cutoff_fulldict_to_tensor(
+    per_edge_type_cutoff: FullCutoffs, type_names: Sequence[str]
+) -> torch.Tensor:
+    """Return the table (T, T), float64, length, of a full dictionary.
+
+    Raises:
+        ConfigError: a pair of types is missing.
+    """
+    import torch
+
+    for centre in type_names:
+        row = per_edge_type_cutoff.get(centre)
+        for neighbour in type_names:
+            if not isinstance(row, Mapping) or neighbour not in row:
+                raise ConfigError(
+                    f"the table of cutoffs lacks the pair {centre}-{neighbour}; it needs every "
+                    f"pair of {list(type_names)}, centre first"
+                )
+    rows = [[per_edge_type_cutoff[c][n] for n in type_names] for c in type_names]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def cutoff_partialdict_to_tensor(
+    per_edge_type_cutoff: PartialCutoffs, type_names: Sequence[str], r_max: float
+) -> torch.Tensor:
+    """Return the table (T, T), float64, length, of a partial dictionary.
+
+    Raises:
+        ConfigError: as `cutoff_table`.
+    """
+    full = cutoff_partialdict_to_fulldict(per_edge_type_cutoff, type_names, r_max)
+    return cutoff_fulldict_to_tensor(full, type_names)
+
+
+def cutoff_tensor_to_str(per_edge_type_cutoff: torch.Tensor) -> str:
+    """Return the row-major text form of a table (T, T)."""
+    return cutoff_table_to_text(per_edge_type_cutoff.tolist())
+
+
+def cutoff_partialdict_to_str(
+    per_edge_type_cutoff: PartialCutoffs, type_names: Sequence[str], r_max: float
+) -> str:
+    """Return the row-major text form of a partial dictionary.
+
+    Raises:
+        ConfigError: as `cutoff_table`.
+    """
+    return cutoff_table_to_text(cutoff_table(per_edge_type_cutoff, type_names, r_max))
+
+
+def cutoff_str_to_fulldict(
+    per_edge_type_cutoff: str | None, type_names: Sequence[str]
+) -> dict[str, dict[str, float]] | None:
+    """Return the full dictionary of the text form; None of None or an empty text.
+
+    Raises:
+        ConfigError: the text does not hold a number for each pair of types.
+    """
+    try:
+        table = cutoff_table_from_text(per_edge_type_cutoff, len(type_names))
+    except ValueError as error:
+        pairs = [f"{centre}-{neighbour}" for centre in type_names for neighbour in type_names]
+        found = len((per_edge_type_cutoff or "").split())
+        lacking = f"; it ends before the pair {pairs[found]}" if found < len(pairs) else ""
+        raise ConfigError(f"{error}{lacking}") from error
+    if table is None:
+        return None
+    return {
+        centre: dict(zip(type_names, row, strict=True))
+        for centre, row in zip(type_names, table, strict=True)
+    }

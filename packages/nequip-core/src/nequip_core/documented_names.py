@@ -23,7 +23,13 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "compute_neighborlist_",
             "register_neighborlist_backend",
         ),
-        "nequip_core.fields": ("register_fields", "deregister_fields", "get_field_type"),
+        "nequip_core.fields": (
+            "ABBREV",
+            "deregister_fields",
+            "get_field_type",
+            "register_fields",
+            "_register_field_prefix",
+        ),
         "nequip_train.data.statistics": (
             "CommonDataStatisticsManager",
             "DataStatisticsManager",
@@ -74,8 +80,10 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_core.transforms": (
             "AddNaNStressTransform",
             "ChemicalSpeciesToAtomTypeMapper",
+            "DatasetIndexTransform",
             "NeighborListPruneTransform",
             "NeighborListTransform",
+            "NonPeriodicCellTransform",
             "SortedNeighborListTransform",
             "StressSignFlipTransform",
             "VirialToStressTransform",
@@ -134,6 +142,16 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "EdgeLengthNormalizer",
             "PolynomialCutoff",
             "SphericalHarmonicEdgeAttrs",
+        ),
+    },
+    "nequip.nn.embedding.utils": {
+        "nequip_core.cutoffs": (
+            "cutoff_fulldict_to_tensor",
+            "cutoff_partialdict_to_fulldict",
+            "cutoff_partialdict_to_str",
+            "cutoff_partialdict_to_tensor",
+            "cutoff_str_to_fulldict",
+            "cutoff_tensor_to_str",
         ),
     },
     "nequip.nn.graph_model": {

@@ -48,6 +48,17 @@ FORCE_KEY: Final[str] = "forces"
 STRESS_KEY: Final[str] = "stress"
 VIRIAL_KEY: Final[str] = "virial"
 ATOMIC_VIRIAL_KEY: Final[str] = "atomic_virial"
+PER_ATOM_STRESS_KEY: Final[str] = "stresses"
+TOTAL_MAGMOM_KEY: Final[str] = "magmom"
+MAGMOM_KEY: Final[str] = "magmoms"
+TOTAL_CHARGE_KEY: Final[str] = "charge"
+CHARGE_KEY: Final[str] = "charges"
+TOTAL_SPIN_KEY: Final[str] = "spin"
+DIPOLE_KEY: Final[str] = "dipole"
+POLARIZATION_KEY: Final[str] = "polarization"
+DIELECTRIC_KEY: Final[str] = "dielectric_tensor"
+BORN_CHARGE_KEY: Final[str] = "born_effective_charges"
+
 EDGE_TRANSPOSE_PERM_KEY: Final[str] = "edge_transpose_perm"
 LMP_MLIAP_DATA_KEY: Final[str] = "lmp_mliap_data"
 NUM_LOCAL_GHOST_NODES_KEY: Final[str] = "num_local_ghost_atoms"
@@ -55,6 +66,7 @@ NUM_LOCAL_GHOST_NODES_KEY: Final[str] = "num_local_ghost_atoms"
 _CONSTANTS = {name: value for name, value in list(globals().items()) if name.endswith("_KEY")}
 
 __all__ = [
+    "ABBREV",
     "deregister_fields",
     "field_abbreviation",
     "get_field_type",
@@ -73,6 +85,12 @@ _GRAPH_FIELDS: set[str] = {
     FREE_ENERGY_KEY,
     STRESS_KEY,
     VIRIAL_KEY,
+    TOTAL_MAGMOM_KEY,
+    TOTAL_CHARGE_KEY,
+    TOTAL_SPIN_KEY,
+    DIPOLE_KEY,
+    POLARIZATION_KEY,
+    DIELECTRIC_KEY,
 }
 _NODE_FIELDS: set[str] = {
     POSITIONS_KEY,
@@ -82,8 +100,13 @@ _NODE_FIELDS: set[str] = {
     NODE_ATTRS_KEY,
     NODE_FEATURES_KEY,
     PER_ATOM_ENERGY_KEY,
+    FEATURE_NORM_FACTOR_KEY,
     FORCE_KEY,
     ATOMIC_VIRIAL_KEY,
+    PER_ATOM_STRESS_KEY,
+    MAGMOM_KEY,
+    CHARGE_KEY,
+    BORN_CHARGE_KEY,
 }
 _EDGE_FIELDS: set[str] = {
     EDGE_CELL_SHIFT_KEY,
@@ -99,6 +122,10 @@ _EDGE_FIELDS: set[str] = {
 }
 _LONG_FIELDS: set[str] = {
     EDGE_INDEX_KEY,
+    EDGE_TYPE_KEY,
+    NUM_LOCAL_GHOST_NODES_KEY,
+    TOTAL_CHARGE_KEY,
+    TOTAL_SPIN_KEY,
     ATOM_TYPE_KEY,
     ATOMIC_NUMBERS_KEY,
     BATCH_KEY,
@@ -109,14 +136,23 @@ _CARTESIAN_TENSOR_FIELDS: dict[str, str] = {
     STRESS_KEY: "ij=ji",
     VIRIAL_KEY: "ij=ji",
     ATOMIC_VIRIAL_KEY: "ij",
+    PER_ATOM_STRESS_KEY: "ij=ji",
+    DIELECTRIC_KEY: "ij=ji",
+    BORN_CHARGE_KEY: "ij",
 }
-_BUILT_IN: frozenset[str] = frozenset(_GRAPH_FIELDS | _NODE_FIELDS | _EDGE_FIELDS)
+_BUILT_IN: frozenset[str] = frozenset(_CONSTANTS.values())
 
-_ABBREVIATIONS: dict[str, str] = {
+ABBREV: Final[dict[str, str]] = {
     TOTAL_ENERGY_KEY: "E",
     PER_ATOM_ENERGY_KEY: "Ei",
     FORCE_KEY: "F",
+    MAGMOM_KEY: "M",
+    CHARGE_KEY: "Q",
+    POLARIZATION_KEY: "pol",
+    BORN_CHARGE_KEY: "Z*",
+    DIELECTRIC_KEY: "\N{GREEK SMALL LETTER EPSILON}",
 }
+"""Short forms of field names in automatic names of metrics."""
 
 
 def register_fields(
@@ -138,7 +174,8 @@ def register_fields(
         cartesian_tensor_fields: field -> formula of a rank-2 Cartesian tensor, ``ij`` or ``ij=ji``.
 
     Raises:
-        ValueError: a name has a dot, is already of another kind, or a formula is not of rank 2.
+        ValueError: a name has a dot, is already of another kind or formula, or a formula is not of
+            rank 2. Nothing is registered then.
         TypeError: a bare string was given where a sequence of names belongs.
     """
     kinds = {"graph": graph_fields, "node": node_fields, "edge": edge_fields}
@@ -150,18 +187,52 @@ def register_fields(
         for name in names or ():
             if "." in name:
                 raise ValueError(f"field name '{name}' must not contain a dot")
-            known = get_field_type(name, error_on_unregistered=False) or wanted.get(name)
+            known = _kind(name) or wanted.get(name)
+            if name in _BUILT_IN and known is None:
+                raise ValueError(f"field '{name}' is built in and belongs to no kind")
             if known not in (None, kind):
                 raise ValueError(f"field '{name}' is already a {known} field, cannot be {kind} too")
             wanted[name] = kind
+    if isinstance(long_fields, str):
+        raise TypeError(f"long_fields must be a sequence of names, got the string '{long_fields}'")
     formulas = dict(cartesian_tensor_fields or {})
     for name, formula in formulas.items():
         if formula not in ("ij", "ij=ji"):
             raise ValueError(f"formula of '{name}' must be 'ij' or 'ij=ji', got '{formula}'")
+        known = _CARTESIAN_TENSOR_FIELDS.get(name, formula)
+        if known != formula:
+            raise ValueError(f"field '{name}' already has the formula '{known}', not '{formula}'")
+    for name in {*formulas, *(long_fields or ())}:
+        if name not in wanted and name not in _CONSTANTS.values() and _kind(name) is None:
+            raise ValueError(f"field '{name}' must be registered as graph, node or edge field too")
+    for name in formulas:
+        if (wanted.get(name) or _kind(name)) == "edge":
+            raise ValueError(f"'{name}' is an edge field; Cartesian tensors are of graphs or nodes")
     for name, kind in wanted.items():
         tables[kind].add(name)
     _LONG_FIELDS.update(long_fields or ())
     _CARTESIAN_TENSOR_FIELDS.update(formulas)
+
+
+def _register_field_prefix(prefix: str) -> None:
+    """Register every field a second time under its name with a prefix, as of the same kind.
+
+    For copies of labels beside predictions. Calling it again changes nothing, and names that have
+    the prefix get no second one.
+
+    Args:
+        prefix: e.g. ``original_dataset_``.
+
+    Raises:
+        ValueError: the prefix does not end with an underscore.
+    """
+    if not prefix.endswith("_"):
+        raise ValueError(f"a prefix of field names must end with '_', got '{prefix}'")
+    for table in (_GRAPH_FIELDS, _NODE_FIELDS, _EDGE_FIELDS, _LONG_FIELDS):
+        table |= {f"{prefix}{name}" for name in table if not name.startswith(prefix)}
+    for name, formula in list(_CARTESIAN_TENSOR_FIELDS.items()):
+        if not name.startswith(prefix):
+            _CARTESIAN_TENSOR_FIELDS[f"{prefix}{name}"] = formula
 
 
 def deregister_fields(*names: str) -> None:
@@ -188,11 +259,16 @@ def get_field_type(name: str, error_on_unregistered: bool = True) -> str | None:
     Raises:
         KeyError: the field is not registered.
     """
+    kind = _kind(name)
+    if kind is None and error_on_unregistered:
+        raise KeyError(f"Unregistered key {name}: register it with nequip.data.register_fields")
+    return kind
+
+
+def _kind(name: str) -> str | None:
     for kind, table in (("graph", _GRAPH_FIELDS), ("node", _NODE_FIELDS), ("edge", _EDGE_FIELDS)):
         if name in table:
             return kind
-    if error_on_unregistered:
-        raise KeyError(f"Unregistered key {name}: register it with nequip.data.register_fields")
     return None
 
 
@@ -208,4 +284,4 @@ def is_cartesian_tensor(name: str) -> bool:
 
 def field_abbreviation(name: str) -> str:
     """Return the short form of a field name that automatic metric names use."""
-    return _ABBREVIATIONS.get(name, name)
+    return ABBREV.get(name, name)

@@ -17,6 +17,8 @@ from nequip_core.fields import (
     BATCH_KEY,
     CELL_KEY,
     EDGE_INDEX_KEY,
+    EDGE_TRANSPOSE_PERM_KEY,
+    EDGE_TYPE_KEY,
     NUM_NODES_KEY,
     PBC_KEY,
     POSITIONS_KEY,
@@ -36,7 +38,9 @@ __all__ = [
     "num_frames",
     "num_nodes",
     "to_",
+    "unbatched",
     "with_batch_",
+    "without_nodes",
 ]
 
 Frame = dict[str, torch.Tensor]
@@ -191,6 +195,7 @@ def batched_from_list(frames: Sequence[Frame]) -> Frame:
                 f"frames of a batch must have the same fields: against frame 0, frame {index} "
                 f"lacks {missing} and adds {extra}"
             )
+    edge_offsets = np.cumsum([0] + [num_edges(frame) for frame in frames[:-1]]).tolist()
     node_offsets = np.cumsum([0] + [num_nodes(frame) for frame in frames[:-1]]).tolist()
     frame_offsets = np.cumsum([0] + [num_frames(frame) for frame in frames[:-1]]).tolist()
     batch: Frame = {}
@@ -201,6 +206,10 @@ def batched_from_list(frames: Sequence[Frame]) -> Frame:
             batch[key] = torch.cat(shifted, dim=1)
         elif key == BATCH_KEY:
             batch[key] = torch.cat([v + o for v, o in zip(values, frame_offsets, strict=True)])
+        elif key == EDGE_TRANSPOSE_PERM_KEY:
+            batch[key] = torch.cat([v + o for v, o in zip(values, edge_offsets, strict=True)])
+        elif key == EDGE_TYPE_KEY:
+            batch[key] = torch.cat(values, dim=1)
         else:
             get_field_type(key)
             batch[key] = torch.cat(values, dim=0)
@@ -220,18 +229,69 @@ def frame_from_batched(data: Frame, index: int) -> Frame:
     if not is_batched(data) or frames == 1:
         return data
     nodes = data[BATCH_KEY] == index
-    edges = data[BATCH_KEY][data[EDGE_INDEX_KEY][0]] == index if EDGE_INDEX_KEY in data else None
-    offset = int(data[NUM_NODES_KEY][:index].sum())
-    frame: Frame = {}
+    edges = None
+    if EDGE_INDEX_KEY in data:
+        edges = data[BATCH_KEY][data[EDGE_INDEX_KEY][0]] == index
+    frame = _selected(data, torch.arange(frames, device=nodes.device) == index, nodes, edges)
+    return {key: value for key, value in frame.items() if value.numel() or EDGE_INDEX_KEY in key}
+
+
+def unbatched(data: Frame) -> list[Frame]:
+    """Return the frames of a batch, in order; `batched_from_list` makes the same batch of them.
+
+    Raises:
+        KeyError: a field is not registered.
+    """
+    return [frame_from_batched(data, index) for index in range(num_frames(data))]
+
+
+def without_nodes(data: Frame, which_nodes: torch.Tensor) -> Frame:
+    """Return a copy of a frame or batch without some of its atoms, and without their edges.
+
+    Fields of whole frames stay as they are, ``num_atoms`` is counted anew.
+
+    Args:
+        data: a frame or batch; is not changed.
+        which_nodes: the atoms to leave out: their indices, or a mask (N,) of bool.
+
+    Raises:
+        KeyError: a field is not registered.
+        IndexError: there is no such atom, or a mask has another length.
+    """
+    which_nodes = torch.as_tensor(which_nodes)
+    keep = torch.ones(num_nodes(data), dtype=torch.bool, device=which_nodes.device)
+    keep[which_nodes] = False
+    edges = None
+    if EDGE_INDEX_KEY in data:
+        centre, neighbour = data[EDGE_INDEX_KEY]
+        edges = keep[centre] & keep[neighbour]
+    frames = torch.ones(num_frames(data), dtype=torch.bool, device=keep.device)
+    frame = _selected(data, frames, keep, edges)
+    if BATCH_KEY in data:
+        frame[NUM_NODES_KEY] = torch.bincount(data[BATCH_KEY][keep], minlength=len(frames))
+    return frame
+
+
+def _selected(
+    data: Frame, frames: torch.Tensor, nodes: torch.Tensor, edges: torch.Tensor | None
+) -> Frame:
+    """Return the rows of `data` where the masks of frames, atoms and edges are true."""
+    new_frame, new_node = frames.cumsum(0) - 1, nodes.cumsum(0) - 1
+    rows = {"graph": frames, "node": nodes, "edge": edges}
+    selected: Frame = {}
     for key, value in data.items():
         if EDGE_INDEX_KEY in key:
-            frame[key] = value[:, edges] - offset
+            selected[key] = new_node[value[:, edges]]
         elif key == BATCH_KEY:
-            frame[key] = torch.zeros_like(value[nodes])
+            selected[key] = new_frame[value[nodes]]
+        elif key == EDGE_TYPE_KEY:
+            selected[key] = value[:, edges]
+        elif key == EDGE_TRANSPOSE_PERM_KEY:
+            assigned = torch.cumsum(edges, 0) - 1  # type: ignore[arg-type]
+            selected[key] = assigned[value[edges[value]]]  # type: ignore[index]
         else:
-            kind = get_field_type(key)
-            if kind == "graph":
-                frame[key] = value[index : index + 1]
-            else:
-                frame[key] = value[nodes if kind == "node" else edges]
-    return {key: value for key, value in frame.items() if value.numel() or EDGE_INDEX_KEY in key}
+            mask = rows[get_field_type(key) or ""]
+            if mask is None:
+                raise KeyError(f"edge field '{key}' without '{EDGE_INDEX_KEY}'")
+            selected[key] = value[mask]
+    return selected

@@ -11,11 +11,13 @@ from nequip_core.fields import (
     ATOM_TYPE_KEY,
     ATOMIC_NUMBERS_KEY,
     CELL_KEY,
+    DATASET_KEY,
     STRESS_KEY,
     VIRIAL_KEY,
 )
 from nequip_core.frames import Frame, num_frames
 from nequip_core.species import atomic_number, chemical_symbol
+from nequip_core.transforms.cells import NonPeriodicCellTransform, cell_volume
 from nequip_core.transforms.neighbor_lists import (
     NeighborListPruneTransform,
     NeighborListTransform,
@@ -26,19 +28,16 @@ from nequip_core.transforms.neighbor_lists import (
 __all__ = [
     "AddNaNStressTransform",
     "ChemicalSpeciesToAtomTypeMapper",
+    "DatasetIndexTransform",
     "NeighborListPruneTransform",
     "NeighborListTransform",
+    "NonPeriodicCellTransform",
     "SortedNeighborListTransform",
     "StressSignFlipTransform",
     "VirialToStressTransform",
     "cell_volume",
     "prune_edges_",
 ]
-
-
-def cell_volume(cell: torch.Tensor) -> torch.Tensor:
-    """Return the volumes |a . (b x c)|, (F, 1, 1), length^3, of cells (F, 3, 3)."""
-    return (cell[:, 0] * torch.linalg.cross(cell[:, 1], cell[:, 2])).sum(-1).abs().view(-1, 1, 1)
 
 
 class ChemicalSpeciesToAtomTypeMapper(torch.nn.Module):
@@ -117,11 +116,19 @@ class VirialToStressTransform(torch.nn.Module):
         """Return the frame with ``stress``.
 
         Raises:
-            DataError: virial or cell are missing.
+            DataError: virial or cell are missing, or a cell has no volume.
         """
         if VIRIAL_KEY not in data or CELL_KEY not in data:
             raise DataError(f"stress needs 'virial' and 'cell', found {sorted(data)}")
-        data[STRESS_KEY] = -data[VIRIAL_KEY] / cell_volume(data[CELL_KEY])
+        volume = cell_volume(data[CELL_KEY])
+        if bool((volume == 0.0).any()):
+            frame = int((volume.reshape(-1) == 0.0).nonzero()[0])
+            raise DataError(
+                f"frame {frame} has a virial but a cell without volume: "
+                f"{data[CELL_KEY][frame].tolist()}; give it a cell, or leave the virial out "
+                "(AddNaNStressTransform marks frames without a stress)"
+            )
+        data[STRESS_KEY] = -data[VIRIAL_KEY] / volume
         return data
 
 
@@ -148,4 +155,22 @@ class AddNaNStressTransform(torch.nn.Module):
         if STRESS_KEY not in data:
             shape = (num_frames(data), 3, 3)
             data[STRESS_KEY] = torch.full(shape, torch.nan, dtype=torch.float64)
+        return data
+
+
+class DatasetIndexTransform(torch.nn.Module):
+    """Add ``dataset`` (F, 1), int64: the number of the data set that a frame is from.
+
+    Args:
+        dataset_index: the number.
+    """
+
+    def __init__(self, dataset_index: int) -> None:
+        super().__init__()
+        self.dataset_index = dataset_index
+
+    def forward(self, data: Frame) -> Frame:
+        """Return the frame with its data set's number."""
+        shape = (num_frames(data), 1)
+        data[DATASET_KEY] = torch.full(shape, self.dataset_index, dtype=torch.int64)
         return data
