@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from e3nn.o3 import Irreps, Linear
+from e3nn.o3._irreps import Irreps
+from e3nn.o3._linear import Linear
 
 from nequip_core.fields import (
     ATOM_TYPE_KEY,

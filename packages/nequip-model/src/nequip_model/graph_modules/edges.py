@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from e3nn.o3 import Irreps
+from e3nn.o3._irreps import Irreps
 
 from nequip_core.cutoffs import PartialCutoffs, cutoff_table
 from nequip_core.fields import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from e3nn.o3 import Irrep, Irreps
+from e3nn.o3._irreps import Irrep, Irreps
 
 from nequip_core.fields import (
     ATOM_TYPE_KEY,

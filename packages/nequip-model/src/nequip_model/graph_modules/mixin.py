@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from e3nn.o3 import Irreps
+from e3nn.o3._irreps import Irreps
 
 from nequip_core.fields import ATOM_TYPE_KEY, EDGE_INDEX_KEY, POSITIONS_KEY
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from e3nn.o3 import Irreps
+from e3nn.o3._irreps import Irreps
 
 from nequip_core.fields import NODE_FEATURES_KEY
 from nequip_model.graph_modules.mixin import GraphModuleMixin
