@@ -353,6 +353,13 @@ def test_type_names_with_an_underscore_keep_it(batches):
     assert "H_w_O_w" in manager.get_statistics(batches)["n"]
 
 
+@pytest.mark.parametrize("names", [["A", "A_A"], ["A", "A"]])
+def test_types_whose_pairs_have_one_name_are_refused(names):
+    entry = {"field": EdgeLengths(), "metric": Count(), "per_type": True}
+    with pytest.raises(ConfigError, match="apart by name"):
+        DataStatisticsManager([entry], type_names=names)
+
+
 def test_a_mapped_field_is_one_of_the_output_and_another_of_the_labels():
     modifier = MappedFieldModifier("forces", "pos")
     data = next(random_frames(1))

@@ -152,6 +152,8 @@ def test_a_file_that_changed_since_it_was_read_is_not_the_key(workplace, passes,
     data.setup("fit")
     (workplace / "data.xyz").write_text("something else")
     data.get_statistics()
+    (workplace / "data.xyz").unlink()
+    data.get_statistics()
     assert not list(statistics_cache.iterdir())
 
 

@@ -131,7 +131,7 @@ class NequIPDataModule(lightning.LightningDataModule):
         self.datasets: dict[str, list[AtomicDataset]] = {}
         self._loaders: dict[str, list[Any]] = {}
         self._shared: dict[str, AtomicDataset] = {}
-        self._stamps: dict[str, tuple[int, int]] = {}
+        self._stamps: dict[str, tuple[int, int] | None] = {}
         self.units = common_units(
             (f"data.{part}_dataset[{index}]", _declarations(config))
             for part in PARTS
@@ -331,11 +331,11 @@ class NequIPDataModule(lightning.LightningDataModule):
         if folder is None:
             return None
         try:
-            if not type(self).__module__.startswith("nequip_train."):
+            if not type(self).__module__.startswith("nequip_train.data."):
                 raise Uncacheable(f"what '{type(self).__qualname__}' does is not known here")
             files = _files(self.datasets[part][index])
             for file in files or ():
-                if _stamp(file) != self._stamps.get(file):
+                if _stamp(file) is None or _stamp(file) != self._stamps.get(file):
                     raise Uncacheable(f"'{file}' has changed since it was read")
             key = cache_key(
                 self.dataset_configs[part][index],
@@ -358,9 +358,12 @@ def _not_distributed() -> bool:
     return False
 
 
-def _stamp(file: str) -> tuple[int, int]:
-    """Return what changes when a file is written to."""
-    status = Path(file).stat()
+def _stamp(file: str) -> tuple[int, int] | None:
+    """Return what changes when a file is written to; None if it is gone."""
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return None
     return status.st_mtime_ns, status.st_size
 
 

@@ -81,6 +81,12 @@ class _Statistic:
             self.num_types = len(self.labels)
             if self.modifier.type == "edge":
                 self.labels = {f"{a}_{b}": f"{a}{b}" for a in type_names for b in type_names}
+            expected = self.num_types ** (2 if self.modifier.type == "edge" else 1)
+            if self.num_types < len(type_names) or len(self.labels) < expected:
+                raise ConfigError(
+                    f"the per-type statistic '{self.name}' cannot tell {list(type_names)} "
+                    "or their pairs apart by name; rename one"
+                )
         self.metrics = [deepcopy(entry["metric"]) for _ in self.labels or [""]]
 
     def update(self, data: Frame) -> None:

@@ -34,9 +34,9 @@ FORMAT = 1
 Values = dict[str, float | dict[str, float]]
 
 # What comes from here is covered by the digest of the code.
-_OWN = ("nequip_core.", "nequip_train.")
+_OWN = ("nequip_core.", "nequip_train.data.")
 _LOADER = "torch.utils.data.DataLoader"
-_BACKENDS = (None, "ase", "matscipy", "vesin")
+_BACKENDS = (None, "ase", "matscipy", "torch", "vesin")
 # They read files or compute neighbours, so their versions are part of the key.
 _LIBRARIES = ("ase", "h5py", "matscipy", "numpy", "torch", "vesin")
 _PATHS = ("file_name", "file_path")
@@ -67,7 +67,11 @@ def cache_folder() -> Path | None:
     if given is not None:
         return None if given.strip().casefold() in _OFF else Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "nequip" / "statistics"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "nequip" / "statistics"
+    except RuntimeError:
+        # A user without a home, as in some containers.
+        return None
 
 
 def cache_key(
@@ -203,7 +207,8 @@ class StatisticsCache:
             return None
         try:
             entry = json.loads(text)
-            if entry["format"] != FORMAT or entry["key"] != self.key:
+            # As text, in which a NaN equals itself.
+            if entry["format"] != FORMAT or json.dumps(entry["key"]) != json.dumps(self.key):
                 raise ValueError("it is of another format or key")
             return {name: _checked(entry["values"][name], labels[name]) for name in labels}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
