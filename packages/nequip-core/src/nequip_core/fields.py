@@ -146,7 +146,7 @@ ABBREV: Final[dict[str, str]] = {
     TOTAL_ENERGY_KEY: "E",
     PER_ATOM_ENERGY_KEY: "Ei",
     FORCE_KEY: "F",
-    MAGMOM_KEY: "M",
+    TOTAL_MAGMOM_KEY: "M",
     CHARGE_KEY: "Q",
     POLARIZATION_KEY: "pol",
     BORN_CHARGE_KEY: "Z*",
