@@ -217,12 +217,9 @@ def test_networks_without_derivatives_have_shorter_names_up_to_0_15(tmp_path: Pa
     assert "forces" not in model(dict(inputs))
 
 
-def test_networks_without_parity_up_to_0_15_are_refused(tmp_path: Path) -> None:
-    content = torch.load(FOLDER / "0.12.1" / "basic.ckpt", weights_only=True)
-    content["hyper_parameters"]["model"]["parity"] = False
-    torch.save(content, tmp_path / "even.ckpt")
-    with pytest.raises(ConfigError, match="not equivariant to inversion"):
-        import_reference(tmp_path / "even.ckpt")
+def test_networks_without_parity_up_to_0_15_have_even_harmonics() -> None:
+    model: Any = import_reference(FOLDER / "0.12.1" / "rich.ckpt").models["sole_model"]
+    assert model.description["arguments"]["irreps_edge_sh"] == "1x0e+1x1e"
 
 
 def test_what_cannot_be_imported_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ RICH: dict[str, Any] = {
     "r_max": R_MAX,
     "per_edge_type_cutoff": {"Cu": 3.5, "Au": {"Cu": 3.75, "Au": 4.0}},
     "l_max": 1,
+    "parity": False,
     "num_layers": 3,
     "num_features": 4,
     "radial_mlp_depth": 2,
@@ -80,7 +81,6 @@ RICH: dict[str, Any] = {
 }
 # What came with 0.16.
 NEWER: dict[str, Any] = {
-    "parity": False,
     "avg_num_neighbors": {"Cu": 14.5, "Au": 13.0},
     "readout_mlp_hidden_layers_depth": 1,
     "readout_mlp_hidden_layers_width": 5,

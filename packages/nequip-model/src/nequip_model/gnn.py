@@ -85,7 +85,8 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
     Args:
         type_names: the T type names in order.
         r_max: cutoff radius, length.
-        irreps_edge_sh: edge harmonics: their highest degree, or irreps from degree 0 up.
+        irreps_edge_sh: edge harmonics: their highest degree, or irreps from degree 0 up. All even
+            ones (1x0e + 1x1e + ...) make a network that is not equivariant to inversion.
         type_embed_num_features: attributes of an atom.
         feature_irreps_hidden: features after each layer; those of the last are scalars (0e).
         radial_mlp_depth: hidden layers of the radial network, one number a layer.
@@ -144,7 +145,7 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
     require_nonlinearities("convnet_nonlinearity_gates", convnet_nonlinearity_gates)
     graph_fields = require_graph_fields(categorical_graph_field_embed)
     nonlinearity = readout_nonlinearity(readout_mlp_nonlinearity)
-    l_max = _harmonics_degree(irreps_edge_sh)
+    l_max, harmonics_parity = _harmonics(irreps_edge_sh)
     cutoffs = None
     if per_edge_type_cutoff is not None:
         cutoffs = cutoff_table(per_edge_type_cutoff, type_names, r_max)
@@ -172,6 +173,7 @@ def FullNequIPGNNModel(  # noqa: N802 - documented name, used like a class in co
             gate_nonlinearities=convnet_nonlinearity_gates,
             avg_num_neighbors=neighbors,
             dtype=dtype,
+            harmonics_parity=harmonics_parity,
         )
         modules[f"layer{number}"] = layer
         layout = layer.layout_out
@@ -282,18 +284,20 @@ def _energies(
     return values * len(type_names) if trainable and len(values) == 1 else values
 
 
-def _harmonics_degree(irreps_edge_sh: int | str) -> int:
-    """Return l_max of the edge harmonics.
+def _harmonics(irreps_edge_sh: int | str) -> tuple[int, int]:
+    """Return l_max of the edge harmonics, and p, where degree l has the parity p^l.
 
     Raises:
-        ConfigError: the irreps are not 1x0e + 1x1o + 1x2e + ... without a gap.
+        ConfigError: the irreps are neither 1x0e + 1x1o + 1x2e + ... nor all even, without a gap.
     """
     if isinstance(irreps_edge_sh, int):
         require_integer("irreps_edge_sh", irreps_edge_sh, 0)
-        return irreps_edge_sh
+        return irreps_edge_sh, -1
     blocks = parse_irreps(irreps_edge_sh).blocks
-    if list(blocks) != [(1, l, (-1) ** l) for l in range(len(blocks))]:
-        raise ConfigError(
-            f"irreps_edge_sh must be 1x0e + 1x1o + 1x2e + ... in order, got '{irreps_edge_sh}'"
-        )
-    return len(blocks) - 1
+    for parity in (-1, 1):
+        if list(blocks) == [(1, l, parity**l) for l in range(len(blocks))]:
+            return len(blocks) - 1, parity
+    raise ConfigError(
+        "irreps_edge_sh must be 1x0e + 1x1o + 1x2e + ... in order, or all even, got "
+        f"'{irreps_edge_sh}'"
+    )

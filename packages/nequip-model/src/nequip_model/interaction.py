@@ -33,6 +33,7 @@ def interaction_layer(
     gate_nonlinearities: Mapping[str, str],
     avg_num_neighbors: list[float],
     dtype: torch.dtype,
+    harmonics_parity: int = -1,
 ) -> InteractionLayer:
     """Return a layer; the order of construction is the order of the random draws.
 
@@ -50,12 +51,15 @@ def interaction_layer(
         gate_nonlinearities: names for even and odd gates.
         avg_num_neighbors: one number, or one a type.
         dtype: of the weights.
+        harmonics_parity: see `layer_irreps`.
 
     Raises:
         ConfigError: nothing of the target is reachable, or a nonlinearity of odd scalars has no
             parity.
     """
-    irreps = layer_irreps(layout_in, l_max, target, gates=nonlinearity == "gate")
+    irreps = layer_irreps(
+        layout_in, l_max, target, nonlinearity == "gate", harmonics_parity=harmonics_parity
+    )
     linear_in = EquivariantLinear(layout_in, layout_in, dtype)
     couplings = [
         coupling(layout_in.blocks[place][1], l_sh, l_out, dtype)

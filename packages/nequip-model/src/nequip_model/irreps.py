@@ -88,7 +88,13 @@ class LayerIrreps:
     convolved: Layout
 
 
-def layer_irreps(layout_in: Layout, l_max: int, target: Layout, gates: bool = True) -> LayerIrreps:
+def layer_irreps(
+    layout_in: Layout,
+    l_max: int,
+    target: Layout,
+    gates: bool = True,
+    harmonics_parity: int = -1,
+) -> LayerIrreps:
     """Return the irreps of a layer that turns `layout_in` into as much of `target` as is reachable.
 
     An irrep is reachable if some input irrep couples to it with a harmonic of degree <= l_max,
@@ -100,6 +106,8 @@ def layer_irreps(layout_in: Layout, l_max: int, target: Layout, gates: bool = Tr
         target: the wanted output features, every irrep once.
         gates: with a scalar for every gated channel; else `mixed` is scalars and gated irreps,
             in output order.
+        harmonics_parity: p, where a harmonic of degree l has the parity p^l: -1, or 1 for harmonics
+            taken as even, which is not equivariant to inversion.
 
     Raises:
         ConfigError: nothing of the target is reachable, or an irrep stands in it twice.
@@ -107,7 +115,7 @@ def layer_irreps(layout_in: Layout, l_max: int, target: Layout, gates: bool = Tr
 
     def reachable(l: int, p: int) -> bool:
         return any(
-            abs(l_in - l_sh) <= l <= l_in + l_sh and p_in * (-1) ** l_sh == p
+            abs(l_in - l_sh) <= l <= l_in + l_sh and p_in * harmonics_parity**l_sh == p
             for _, l_in, p_in in layout_in.blocks
             for l_sh in range(l_max + 1)
         )
@@ -131,7 +139,7 @@ def layer_irreps(layout_in: Layout, l_max: int, target: Layout, gates: bool = Tr
     for place, (_, l_in, p_in) in enumerate(layout_in.blocks):
         for l_sh in range(l_max + 1):
             for l_out in range(abs(l_in - l_sh), l_in + l_sh + 1):
-                p_out = p_in * (-1) ** l_sh
+                p_out = p_in * harmonics_parity**l_sh
                 if (l_out, p_out) in wanted:
                     paths.append((place, l_sh, l_out, p_out))
     outputs = [(layout_in.blocks[place][0], l_out, p_out) for place, _, l_out, p_out in paths]

@@ -159,25 +159,19 @@ def _by_layer(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of `FullNequIPGNNModel` that ``NequIPGNNModel`` stood for up to 0.15.
 
     The hidden features were all even irreps and then all odd ones; since 0.16 they are sorted by
-    degree.
-
-    Raises:
-        ConfigError: the network has no parity. Up to 0.15 its harmonics were taken as even, and it
-            was not equivariant to inversion; ours, as those since 0.16, always are.
+    degree. Without ``parity`` the harmonics were even as well, so that these networks are not
+    equivariant to inversion; since 0.16 the features then have the parity of the harmonics.
     """
     rest = dict(arguments)
-    if not rest.pop("parity", True):
-        raise ConfigError(
-            "a network with parity=false of nequip 0.15 or older takes vectors as even, so that it "
-            "is not equivariant to inversion; there is no such network here, it cannot be imported"
-        )
+    parities = "eo" if rest.pop("parity", True) else "e"
     layers, l_max = int(rest.pop("num_layers", 4)), int(rest.pop("l_max", 1))
     channels = int(rest.pop("num_features", 32))
-    hidden = "+".join(f"{channels}x{l}{p}" for p in "eo" for l in range(l_max + 1))
+    hidden = "+".join(f"{channels}x{l}{p}" for p in parities for l in range(l_max + 1))
+    even = "+".join(f"1x{l}e" for l in range(l_max + 1))
     rest.setdefault("type_embed_num_features", channels)
     return {
         **rest,
-        "irreps_edge_sh": l_max,
+        "irreps_edge_sh": l_max if parities == "eo" else even,
         "feature_irreps_hidden": [hidden] * (layers - 1) + [f"{channels}x0e"],
         "radial_mlp_depth": [rest["radial_mlp_depth"]] * layers,
         "radial_mlp_width": [rest["radial_mlp_width"]] * layers,
