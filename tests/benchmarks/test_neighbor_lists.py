@@ -84,4 +84,4 @@ def test_step_of_a_simulation(benchmark, size, skin):
         return kept({**frame, "pos": frame["pos"] + drift * abs(step % 80 - 40)})
 
     # A round has many steps, so that new lists have their share in it.
-    benchmark.pedantic(next_step, warmup_rounds=1, rounds=1, iterations=8 if size == "100k" else 40)
+    benchmark.pedantic(next_step, warmup_rounds=1, rounds=1, iterations=4 if size == "100k" else 40)

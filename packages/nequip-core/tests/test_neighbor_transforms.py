@@ -91,6 +91,14 @@ def test_column_major_order_of_a_molecule_is_the_reverse_of_each_edge():
     )
 
 
+def test_collated_column_major_order_is_that_of_the_batch():
+    frames = [structure(seed) for seed in range(4)]
+    together = SortedNeighborListTransform(3.0)(batched_from_list(frames))
+    collated = batched_from_list([SortedNeighborListTransform(3.0)(frame) for frame in frames])
+    for key in ("edge_index", "edge_cell_shift", "edge_transpose_perm"):
+        assert torch.equal(collated[key], together[key])
+
+
 def test_cutoffs_that_do_not_fit_are_refused():
     for cutoffs, message in (
         ({"D": 1.0}, "names the type 'D'"),
