@@ -139,7 +139,8 @@ def find_problems(root: Path) -> list[str]:
         problems += check_unfinished(where, text)
         if file.name in VAGUE_NAMES:
             problems.append(f"{where}: the name says nothing; name the topic")
-        if file.name == "__init__.py" and "tests" in file.relative_to(root).parts:
+        parts = file.relative_to(root).parts
+        if file.name == "__init__.py" and "tests" in parts and "src" not in parts:
             problems.append(f"{where}: test folders are not packages; delete it")
         if file.relative_to(root).parts[0] == "packages" and "src" in file.parts:
             problems += check_library(where, tree)
