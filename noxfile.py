@@ -50,6 +50,8 @@ BUILD_BACKEND = ("hatchling>=1.26", "editables")
 # that `venv` brings for Python 3.11 lacks bdist_wheel.
 SDIST_TOOLS = ("setuptools>=70.1",)
 TEST_TOOLS = ("pytest>=8",)
+# Optional libraries whose use the suites test.
+OPTIONAL_LIBRARIES = ("matscipy>=1.1",)
 LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
 # The graph of imports is read from source: the layers are installed without their dependencies.
 IMPORT_TOOLS = ("import-linter", "packaging")
@@ -102,6 +104,7 @@ def workspace(session: nox.Session) -> None:
         "--no-build-isolation",  # one build backend instead of seven copies of it
         *editable,
         *TEST_TOOLS,
+        *OPTIONAL_LIBRARIES,
         *LINT_TOOLS,
         *IMPORT_TOOLS,
         *DEMO_TOOLS,
@@ -113,6 +116,7 @@ def run_in_workspace(session: nox.Session, *command: str) -> None:
     """Run ``python COMMAND`` with the interpreter, and the commands, of the shared environment."""
     scripts = ROOT / ".nox" / "workspace" / "bin"
     session.env["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    session.env["NEQUIP_STATISTICS_CACHE"] = "off"  # what a test finds must be of its own making
     session.run(str(scripts / "python"), *command, external=True)
 
 
