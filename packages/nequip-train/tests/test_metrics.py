@@ -326,3 +326,15 @@ def test_losses_take_weights_by_type_and_further_terms():
 def test_wrong_arguments_of_losses_are_refused(builder, arguments, message):
     with pytest.raises(ConfigError, match=message):
         builder(**arguments)
+
+
+def test_stress_labels_of_frames_without_volume_are_refused_unless_nan() -> None:
+    entry = {"metric": MeanSquaredError(), "field": "stress", "ignore_nan": True}
+    manager = MetricsManager([entry])
+    cell = torch.stack([torch.eye(3), torch.zeros(3, 3)]).double()
+    stress = torch.ones(2, 3, 3, dtype=torch.float64)
+    with pytest.raises(DataError, match=r"cell has no volume, frames \[1\] of the batch"):
+        manager({"stress": stress}, {"stress": stress, "cell": cell})
+    labels = stress.clone()
+    labels[1] = torch.nan
+    assert float(manager({"stress": stress}, {"stress": labels, "cell": cell})["stress_mse"]) == 0.0

@@ -12,7 +12,7 @@ import torch
 import torchmetrics
 
 from nequip_core.errors import ConfigError, DataError, closest
-from nequip_core.fields import ATOM_TYPE_KEY
+from nequip_core.fields import ATOM_TYPE_KEY, CELL_KEY, STRESS_KEY
 from nequip_core.frames import Frame
 from nequip_train.data.modifiers import BaseModifier, field_of
 
@@ -254,6 +254,8 @@ class MetricsManager(torch.nn.ModuleDict):
             field_of(target, str(entry.field.label_field), what)
             field_of(preds, entry.field.field, f"the model's output for '{name}'")
         predicted, wanted = entry.field(preds), entry.field.of_target(target)
+        if entry.field.field == STRESS_KEY and CELL_KEY in target:
+            _require_volume(name, target[CELL_KEY], wanted)
         if predicted.shape != wanted.shape:
             raise DataError(
                 f"'{name}' compares a prediction of shape {tuple(predicted.shape)} with labels of "
@@ -318,6 +320,19 @@ def _mean_over_types(
         return results[0].value
     total = sum(weight for weight, _ in there)
     return torch.stack([weight * value for weight, value in there]).sum() / total
+
+
+def _require_volume(name: str, cell: torch.Tensor, stress: torch.Tensor) -> None:
+    """Raise a DataError if a frame has a stress label and a cell without volume."""
+    vectors = cell.reshape(-1, 3, 3)
+    volume = (vectors[:, 0] * torch.linalg.cross(vectors[:, 1], vectors[:, 2])).sum(-1)
+    labelled = ~torch.isnan(stress.reshape(vectors.shape[0], -1)).all(dim=-1)
+    wrong = torch.nonzero((volume == 0) & labelled).flatten().tolist()
+    if wrong:
+        raise DataError(
+            f"'{name}' met stress labels of frames whose cell has no volume, frames {wrong} of the "
+            "batch; such frames have no stress: make these labels NaN and set 'ignore_nan: true'"
+        )
 
 
 def _masked(
