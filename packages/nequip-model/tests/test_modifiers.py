@@ -11,6 +11,7 @@ from nequip_core.modifiers import (
     only_apply_persistent_modifiers,
 )
 from nequip_model.architecture import build_described
+from nequip_model.checkpoint import CHECKPOINT_VERSION, VERSION_KEY, load_checkpoint
 from nequip_model.modify import modify
 from nequip_model.nn.modifier import model_modifier, replace_submodules
 
@@ -105,3 +106,22 @@ def test_one_name_for_two_modifiers_is_an_error_that_names_both():
 
     with pytest.raises(ConfigError, match=r"'enable_Twice' is defined twice, by .*Inner.*Other"):
         get_all_modifiers(torch.nn.Sequential(Inner(), Other()))
+
+
+def test_a_model_with_modifiers_comes_back_from_a_checkpoint(build, crystal, tmp_path):
+    config = {
+        "_target_": "nequip.model.modify",
+        "modifiers": [{"modifier": "modify_PerTypeScaleShift", "shifts": {"C": 5.0}}],
+        "model": {"_target_": "nequip.model.NequIPGNNModel", **build().description["arguments"]},
+    }
+    model = instantiate(config).eval()
+    content = {
+        VERSION_KEY: CHECKPOINT_VERSION,
+        "hyper_parameters": {"model": config},
+        "state_dict": {f"model.sole_model.{k}": 2 * v for k, v in model.state_dict().items()},
+    }
+    torch.save(content, tmp_path / "m.ckpt")
+    loaded = load_checkpoint(tmp_path / "m.ckpt").models["sole_model"]
+    shifts = next(v for k, v in loaded.state_dict().items() if k.endswith(".shifts"))
+    assert shifts.flatten().tolist() == [-2.0, 10.0, -6.0]
+    assert loaded.description["modifiers"] == config["modifiers"]
