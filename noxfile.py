@@ -42,6 +42,7 @@ SUITES = {
     **{name: f"packages/{name}/tests" for name in DISTRIBUTIONS},
     "contracts": "tests/contracts",
     "golden": "tests/golden",
+    "extension": "tests/extension",
     "e2e": "tests/e2e",
 }
 
