@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SELF_CHECKING = ("docs/model/extensions.md", "docs/model/mathematics.md")
+SELF_CHECKING = (
+    "docs/data/README.md",
+    "docs/data/fields.md",
+    "docs/model/extensions.md",
+    "docs/model/mathematics.md",
+)
 
 
 @pytest.mark.parametrize("document", SELF_CHECKING)
