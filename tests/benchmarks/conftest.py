@@ -25,9 +25,8 @@ def _reference(**arguments):
     pytest.importorskip("nequip", reason="the bench session installs nequip==0.19.1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from nequip.utils.global_state import set_global_state
-
         from nequip.model import NequIPGNNModel as Reference
+        from nequip.utils.global_state import set_global_state
 
         before = torch.get_default_dtype()
         set_global_state()

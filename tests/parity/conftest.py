@@ -17,9 +17,8 @@ def reference():
         pytest.fail(f"parity is defined against nequip 0.19.1, found {nequip.__version__}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reference's own deprecations are not ours to judge
-        from nequip.utils.global_state import set_global_state
-
         from nequip.model import NequIPGNNModel
+        from nequip.utils.global_state import set_global_state
 
         set_global_state()
     return NequIPGNNModel

@@ -45,7 +45,7 @@ def test_a_facade_module_offers_its_names():
     names, resolve, listing = documented_names.facade_module("nequip.data.transforms")
     assert "NeighborListTransform" in names
     assert listing() == names
-    assert resolve("NeighborListTransform").__module__ == "nequip_core.transforms"
+    assert resolve("NeighborListTransform").__module__.startswith("nequip_core.transforms")
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         resolve("Nothing")
     _, resolve, _ = documented_names.facade_module("nequip.data")
