@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 SELF_CHECKING = (
     "docs/data/README.md",
     "docs/data/fields.md",
+    "docs/model/README.md",
     "docs/model/extensions.md",
     "docs/model/mathematics.md",
 )

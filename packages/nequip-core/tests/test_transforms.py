@@ -145,3 +145,8 @@ def test_a_virial_without_a_volume_is_refused():
 def test_the_heaviest_element_is_mapped():
     frame = from_dict({"pos": [[0.0, 0.0, 0.0]], "atomic_numbers": [118]})
     assert ChemicalSpeciesToAtomTypeMapper(["H", "Og"])(frame)["atom_types"].tolist() == [1]
+
+
+def test_a_type_name_that_stands_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"unique, found \['H'\] more than once"):
+        ChemicalSpeciesToAtomTypeMapper(["H", "C", "H"])

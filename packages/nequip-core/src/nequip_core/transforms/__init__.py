@@ -69,6 +69,11 @@ class ChemicalSpeciesToAtomTypeMapper(torch.nn.Module):
         if not model_type_names:
             raise ConfigError("ChemicalSpeciesToAtomTypeMapper needs 'model_type_names'")
         names = list(model_type_names)
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ConfigError(
+                f"model_type_names must be unique, found {repeated} more than once in {names}"
+            )
         if chemical_species_to_atom_type_map is None:
             chemical_species_to_atom_type_map = {name: name for name in names}
         self.model_type_names = names
