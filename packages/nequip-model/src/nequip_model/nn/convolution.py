@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 
 import torch
 
 from nequip_model.nn.layout import Layout
+from nequip_model.nn.modifier import model_modifier, replace_submodules
 
 __all__ = ["Convolution", "Path"]
 
@@ -128,3 +130,44 @@ class Convolution(torch.nn.Module):
             zeros = message.new_zeros((features.shape[0], message.shape[1]))
             sums.append(zeros.index_add(0, centre, message))
         return torch.cat(sums, dim=1).index_select(1, self.order)
+
+    @model_modifier(persistent=False)
+    @classmethod
+    def enable_CuEquivariance(cls, model: torch.nn.Module) -> torch.nn.Module:  # noqa: N802
+        """Compute the convolutions with cuEquivariance; fast on NVIDIA GPUs.
+
+        Raises:
+            ImportError: the library is not installed.
+        """
+        # By name: a package carries the modules of the plain model only.
+        accelerated = importlib.import_module("nequip_model.nn.cuequivariance_convolution")
+        kind = accelerated.CuEquivarianceConvolution
+        return replace_submodules(
+            model, cls, lambda plain: plain if isinstance(plain, kind) else kind(plain)
+        )
+
+    @model_modifier(persistent=False, unsupported_devices=["cpu"])
+    @classmethod
+    def enable_OpenEquivariance(cls, model: torch.nn.Module) -> torch.nn.Module:  # noqa: N802
+        """Tell what OpenEquivariance lacks here; this release has no convolution with it.
+
+        Raises:
+            ImportError: the library is not installed.
+            RuntimeError: there is no GPU, or there is one.
+        """
+        try:
+            importlib.import_module("openequivariance")
+        except ImportError as error:
+            raise ImportError(
+                f"enable_OpenEquivariance needs the library openequivariance ({error}); install it "
+                "with `pip install openequivariance`"
+            ) from error
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                "OpenEquivariance runs on CUDA GPUs only, and PyTorch sees none here; on this "
+                "machine run the model without the modifier"
+            )
+        raise RuntimeError(
+            "this release has no convolution with OpenEquivariance; accelerate the model with "
+            "the modifier enable_CuEquivariance (`pip install cuequivariance-torch`) instead"
+        )
