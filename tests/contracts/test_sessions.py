@@ -55,7 +55,14 @@ def test_every_file_of_tests_is_in_a_folder_that_is_run() -> None:
 def test_ci_runs_sessions_that_exist() -> None:
     match = re.search(r"\{@:-([a-z ]+)\}", (ROOT / ".ci" / "run").read_text())
     assert match is not None
-    assert set(match.group(1).split()) == {"lint", "imports", "tests", "lean", "parity", "extension"}
+    assert set(match.group(1).split()) == {
+        "lint",
+        "imports",
+        "tests",
+        "lean",
+        "parity",
+        "extension",
+    }
     assert set(match.group(1).split()) <= sessions()
 
 
