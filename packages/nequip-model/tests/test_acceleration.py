@@ -12,6 +12,8 @@ from nequip_core.errors import ConfigError, MissingDependencyError
 from nequip_core.modifiers import get_all_modifiers, only_apply_persistent_modifiers
 from nequip_model.modify import modify
 from nequip_model.nn.convolution import Convolution
+from nequip_model.nn.cuequivariance_convolution import _method
+from nequip_model.nn.layout import Layout
 
 CUEQUIVARIANCE = [{"modifier": "enable_CuEquivariance"}]
 OPENEQUIVARIANCE = [{"modifier": "enable_OpenEquivariance"}]
@@ -118,6 +120,23 @@ def test_cuequivariance_changes_no_state_dict_nor_mode_of_the_model(build, cryst
         again(crystal)["forces"], plain(crystal)["forces"], rtol=0, atol=1e-10
     )
     fast.load_state_dict(plain.state_dict(), strict=True)
+
+
+def test_kernels_of_a_gpu_are_chosen_by_the_sizes_of_the_blocks():
+    equal, different = Layout([(4, 0, 1), (4, 1, -1)]), Layout([(4, 0, 1), (2, 1, -1)])
+    assert [_method("cpu", layout) for layout in (equal, different)] == ["naive"] * 2
+    assert [_method("cuda", layout) for layout in (equal, different)] == ["uniform_1d", "fused_tp"]
+
+
+def test_cuequivariance_follows_a_later_change_of_dtype(build, accelerate):
+    plain = convolutions(build())[0]
+    fast = convolutions(accelerate(build()))[0].float()
+    index = torch.tensor([0, 1, 1, 2])
+    features = torch.randn(3, plain.layout_in.dim, generator=torch.Generator().manual_seed(1))
+    weights, harmonics = torch.ones(4, plain.weight_numel), torch.ones(4, 4)
+    arguments = (features, harmonics, weights, index, index.flip(0))
+    assert fast(*arguments).dtype == torch.float32
+    torch.testing.assert_close(fast(*arguments), plain.float()(*arguments))
 
 
 def test_cuequivariance_follows_the_dtype(build, crystal, accelerate):

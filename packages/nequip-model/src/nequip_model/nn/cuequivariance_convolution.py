@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nequip_model.nn.convolution import Convolution
+from nequip_model.nn.layout import Layout
 
 __all__ = ["CuEquivarianceConvolution"]
 
@@ -54,17 +55,11 @@ class CuEquivarianceConvolution(Convolution):
         for path, coupling in zip(self.paths, _couplings(self), strict=True):
             # The segments of weights and output, in the order of the paths.
             product.add_path(None, path[0], path[1], None, c=coupling.double().cpu().numpy())
-        math_dtype = None
-        if self.coupling.device.type != "cuda":
-            method = "naive"
-        elif len({self.layout_in.blocks[i][0] for i in self.inputs}) == 1:
-            method = "uniform_1d"
-        else:
-            method, math_dtype = "fused_tp", self.coupling.dtype
+        method = _method(self.coupling.device.type, self.layout_in)
         built = cuequivariance_torch.SegmentedPolynomial(
             cuequivariance.SegmentedPolynomial.eval_last_operand(product),
             method=method,
-            math_dtype=math_dtype,
+            math_dtype=self.coupling.dtype if method == "fused_tp" else None,
         )
         return self._placed(built)
 
@@ -108,6 +103,13 @@ class CuEquivarianceConvolution(Convolution):
         message = self.product([weights, gathered, harmonics])[0]
         zeros = message.new_zeros((features.shape[0], message.shape[1]))
         return zeros.index_add(0, centre, message).index_select(1, self.order)
+
+
+def _method(device: str, layout: Layout) -> str:
+    """Return the library's method for a type of device; ``uniform_1d`` needs equal blocks."""
+    if device != "cuda":
+        return "naive"
+    return "uniform_1d" if len({channels for channels, _, _ in layout.blocks}) == 1 else "fused_tp"
 
 
 def _couplings(plain: Convolution) -> list[torch.Tensor]:
