@@ -19,25 +19,36 @@ def text(seconds: float) -> str:
     return f"{milli:.3g} ms" if milli < 1000.0 else f"{milli:.0f} ms"
 
 
+def who_and_what(entry: dict) -> tuple[str, str]:
+    """Return who was measured, ``ours ...`` or the reference, and what else tells it apart."""
+    values = {name: str(value) for name, value in (entry["params"] or {}).items()}
+    who = next((v for v in values.values() if v.startswith((REFERENCE, "ours"))), "ours")
+    others = [f"{name} {v}" for name, v in values.items() if v != who and v not in entry["group"]]
+    return who, ", ".join(other for other in others if not other.startswith("rounds"))
+
+
 def rows(content: dict) -> list[str]:
-    """Return the table's lines: a row for each benchmark of ours, its group's references beside."""
-    groups: dict[str, dict[str, float]] = {}
+    """Return the table's lines: one for each benchmark of ours.
+
+    Beside it stands the reference's benchmark of the same group and name, ``nequip 0.19.1 vesin``
+    beside ``ours vesin``, or the fastest one of the group where there is none of that name.
+    """
+    groups: dict[str, dict[tuple[str, str], float]] = {}
     for entry in content["benchmarks"]:
-        who = str(next(iter((entry["params"] or {"build": "ours"}).values())))
-        for value in (entry["params"] or {}).values():
-            if str(value).startswith((REFERENCE, "ours")):
-                who = str(value)
-        groups.setdefault(entry["group"] or entry["name"], {})[who] = entry["stats"]["median"]
+        groups.setdefault(entry["group"], {})[who_and_what(entry)] = entry["stats"]["median"]
     lines = [f"| what | {REFERENCE} | here | ratio |", "|---|---:|---:|---:|"]
     for group, medians in groups.items():
-        reference = {who: value for who, value in medians.items() if who.startswith(REFERENCE)}
-        ours = {who: value for who, value in medians.items() if who not in reference}
-        fastest = min(reference.values(), default=None)
-        for who, value in ours.items():
-            label = group if len(ours) == 1 else f"{group}, {who.removeprefix('ours').strip()}"
-            beside = "" if fastest is None else text(fastest)
-            ratio = "" if fastest is None else f"{fastest / value:.2g}"
-            lines.append(f"| {label} | {beside} | {text(value)} | {ratio} |")
+        reference = {who: time for (who, _), time in medians.items() if who.startswith(REFERENCE)}
+        for (who, what), time in medians.items():
+            if who.startswith(REFERENCE):
+                continue
+            name = who.removeprefix("ours").strip()
+            same = f"{REFERENCE} {name}".strip()
+            other = reference.get(same, min(reference.values(), default=None))
+            label = ", ".join(part for part in (group, name, what) if part)
+            beside = "" if other is None else text(other)
+            ratio = "" if other is None else f"{other / time:.2g}"
+            lines.append(f"| {label} | {beside} | {text(time)} | {ratio} |")
     return lines
 
 

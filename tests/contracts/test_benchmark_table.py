@@ -26,29 +26,34 @@ def test_ratio_is_the_reference_over_ours(rows) -> None:
     table = rows(
         {
             "benchmarks": [
-                entry("prediction", 0.02, build="ours", system="Cu 24"),
-                entry("prediction", 0.05, build="nequip 0.19.1", system="Cu 24"),
+                entry("prediction, Cu 24", 0.02, build="ours", system="Cu 24"),
+                entry("prediction, Cu 24", 0.05, build="nequip 0.19.1", system="Cu 24"),
             ]
         }
     )
-    assert table[2] == "| prediction | 50 ms | 20 ms | 2.5 |"
+    assert table[2] == "| prediction, Cu 24 | 50 ms | 20 ms | 2.5 |"
 
 
-def test_several_of_ours_are_compared_with_the_fastest_reference(rows) -> None:
+def test_a_backend_is_compared_with_the_same_or_else_the_fastest_of_the_reference(rows) -> None:
     table = rows(
         {
             "benchmarks": [
-                entry("list", 0.1, backend="vesin"),
-                entry("list", 2.0, backend="torch"),
-                entry("list", 0.2, backend="nequip 0.19.1 vesin"),
-                entry("list", 0.4, backend="nequip 0.19.1 matscipy"),
+                entry("list", 0.1, which="ours matscipy"),
+                entry("list", 2.0, which="ours torch"),
+                entry("list", 0.2, which="nequip 0.19.1 vesin"),
+                entry("list", 0.4, which="nequip 0.19.1 matscipy"),
             ]
         }
     )
     assert table[2:] == [
-        "| list, vesin | 200 ms | 100 ms | 2 |",
+        "| list, matscipy | 400 ms | 100 ms | 4 |",
         "| list, torch | 200 ms | 2000 ms | 0.1 |",
     ]
+
+
+def test_parameters_that_the_group_does_not_name_are_in_the_label(rows) -> None:
+    table = rows({"benchmarks": [entry("step, 1k", 0.001, size="1k", skin=0.5)]})
+    assert table[2] == "| step, 1k, skin 0.5 |  | 1 ms |  |"
 
 
 def test_a_group_without_reference_has_no_ratio(rows) -> None:
