@@ -7,6 +7,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 
 from nequip_core.ase_conversion import from_ase, to_ase
 from nequip_core.errors import DataError
@@ -100,3 +101,58 @@ def test_types_become_species_through_their_symbols():
     frame = {"pos": torch.zeros(2, 3), "atom_types": torch.tensor([1, 0])}
     (atoms,) = to_ase(frame, chemical_symbols=["H", "O"])
     assert atoms.get_chemical_symbols() == ["O", "H"]
+
+
+def test_what_an_atoms_carries_comes_back_exactly(copper):
+    rng = np.random.default_rng(4)
+    copper.arrays["weights_of_atoms"] = rng.normal(size=len(copper))
+    copper.arrays["tensors_of_atoms"] = rng.normal(size=(len(copper), 3, 3))
+    copper.info["gap"] = 1.5
+    copper.set_constraint(FixAtoms([0]))
+    register_fields(
+        node_fields=["weights_of_atoms", "tensors_of_atoms"],
+        graph_fields=["gap"],
+        cartesian_tensor_fields={"tensors_of_atoms": "ij"},
+    )
+    custom = ["weights_of_atoms", "tensors_of_atoms", "gap"]
+    try:
+        frame = from_ase(copper, include_keys=custom)
+        (back,) = to_ase(frame, extra_fields=custom)
+        again = from_ase(back, include_keys=custom)
+    finally:
+        deregister_fields(*custom)
+    assert set(again) == set(frame)
+    assert all(torch.equal(frame[key], again[key]) for key in frame)
+    np.testing.assert_array_equal(back.info["gap"], [1.5])
+    np.testing.assert_array_equal(
+        back.arrays["tensors_of_atoms"], copper.arrays["tensors_of_atoms"].reshape(-1, 9)
+    )
+    assert len(copper.constraints) == 1
+    assert back == copper
+
+
+def test_a_dipole_is_of_the_molecule_not_of_its_three_atoms():
+    water = molecule("H2O")
+    water.calc = SinglePointCalculator(water, dipole=np.array([0.1, 0.2, 0.3]))
+    frame = from_ase(water)
+    assert frame["dipole"].tolist() == [[0.1, 0.2, 0.3]]
+    assert batched_from_list([frame, frame])["dipole"].shape == (2, 3)
+
+
+def test_without_species_the_index_of_the_type_stands_for_them_with_a_warning():
+    frame = {"pos": torch.zeros(2, 3).double(), "atom_types": torch.tensor([1, 8])}
+    with pytest.warns(UserWarning, match="stands for its atomic number"):
+        (atoms,) = to_ase(frame)
+    assert atoms.numbers.tolist() == [1, 8]
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("forces", "is carried anyway"),
+        ("forcess", "there is no 'forcess' to carry; did you mean 'forces'"),
+    ],
+)
+def test_an_extra_field_that_cannot_be_carried_is_refused(copper, field, message):
+    with pytest.raises(DataError, match=message):
+        to_ase(from_ase(copper), extra_fields=[field])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nequip_core.errors import DataError
+from nequip_core.errors import DataError, closest
 from nequip_core.fields import (
     ATOM_TYPE_KEY,
     ATOMIC_NUMBERS_KEY,
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["from_ase", "to_ase"]
 
 _NAMES = {"forces": FORCE_KEY, "energy": TOTAL_ENERGY_KEY, "energies": PER_ATOM_ENERGY_KEY}
+# What to_ase carries anyway, so that it cannot be asked for a second time.
+_CARRIED = {
+    POSITIONS_KEY,
+    CELL_KEY,
+    PBC_KEY,
+    ATOMIC_NUMBERS_KEY,
+    TOTAL_ENERGY_KEY,
+    FORCE_KEY,
+    PER_ATOM_ENERGY_KEY,
+    STRESS_KEY,
+}
 _GEOMETRY = {"numbers", "positions", "pbc", "cell", "pos"}
 # Symmetric tensors: ASE's Voigt order xx yy zz yz xz xy as rows of a 3 x 3 matrix.
 _VOIGT_TO_FULL = [0, 5, 4, 5, 1, 3, 4, 3, 2]
@@ -111,9 +123,12 @@ def _label(key: str, value: Any, atoms: int) -> np.ndarray:
 def to_ase(
     data: Frame,
     chemical_symbols: Sequence[str] | None = None,
-    extra_fields: Sequence[str] = (),
+    extra_fields: Sequence[str] | None = None,
 ) -> list[Atoms]:
     """Return one ``Atoms`` a frame, with energy, forces and stress in a single-point calculator.
+
+    Where neither atomic numbers nor `chemical_symbols` are there, the type's index stands for the
+    atomic number, with a warning.
 
     Args:
         data: a frame or batch.
@@ -121,10 +136,21 @@ def to_ase(
         extra_fields: further fields to carry: node fields into ``arrays``, others into ``info``.
 
     Raises:
-        DataError: the species are unknown.
+        DataError: there are no species at all, or an extra field is missing, of no kind, or one
+            that is carried anyway.
     """
+    extra = list(extra_fields or ())
+    for key in extra:
+        if key in _CARRIED:
+            raise DataError(f"'{key}' is carried anyway; leave it out of extra_fields")
+        if key not in data:
+            raise DataError(f"there is no '{key}' to carry{closest(key, list(data))}")
+        if get_field_type(key, error_on_unregistered=False) is None:
+            raise DataError(
+                f"'{key}' is not a registered field: register it with nequip.data.register_fields"
+            )
     return [
-        _frame_to_ase(frame_from_batched(data, index), chemical_symbols, extra_fields)
+        _frame_to_ase(frame_from_batched(data, index), chemical_symbols, extra)
         for index in range(num_frames(data))
     ]
 
@@ -141,8 +167,15 @@ def _frame_to_ase(
     elif chemical_symbols is not None and ATOM_TYPE_KEY in arrays:
         by_type = [CHEMICAL_SYMBOLS.index(symbol) for symbol in chemical_symbols]
         numbers = np.asarray(by_type)[arrays[ATOM_TYPE_KEY].reshape(-1)]
+    elif ATOM_TYPE_KEY in arrays:
+        warnings.warn(
+            "the data has no 'atomic_numbers' and no 'chemical_symbols' were given: the index of "
+            "each atom's type stands for its atomic number",
+            stacklevel=4,
+        )
+        numbers = arrays[ATOM_TYPE_KEY].reshape(-1)
     else:
-        raise DataError("to_ase needs 'atomic_numbers' in the data, or 'chemical_symbols'")
+        raise DataError("to_ase needs 'atomic_numbers' or 'atom_types' in the data")
     atoms = Atoms(
         numbers=numbers,
         positions=arrays[POSITIONS_KEY],
