@@ -10,7 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from nequip_core.ase_conversion import from_ase, to_ase
-from nequip_core.errors import DataError
+from nequip_core.errors import DataError, UnknownSpeciesError
 from nequip_core.fields import deregister_fields, register_fields
 from nequip_core.frames import batched_from_list
 
@@ -156,3 +156,11 @@ def test_without_species_the_index_of_the_type_stands_for_them_with_a_warning():
 def test_an_extra_field_that_cannot_be_carried_is_refused(copper, field, message):
     with pytest.raises(DataError, match=message):
         to_ase(from_ase(copper), extra_fields=[field])
+
+
+def test_symbols_that_do_not_fit_the_types_are_refused():
+    frame = {"pos": torch.zeros(2, 3).double(), "atom_types": torch.tensor([1, 0])}
+    with pytest.raises(UnknownSpeciesError, match="'Hh' is not a chemical symbol"):
+        to_ase(frame, chemical_symbols=["Hh", "O"])
+    with pytest.raises(DataError, match="atom type 1, but 'chemical_symbols' names only 1 types"):
+        to_ase(frame, chemical_symbols=["H"])

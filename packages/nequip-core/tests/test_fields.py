@@ -43,3 +43,20 @@ def test_conflicts_are_refused_and_change_nothing(arguments, error, message):
 def test_built_in_fields_stay():
     with pytest.raises(ValueError, match="built-in"):
         fields.deregister_fields("forces")
+
+
+def test_built_in_fields_are_not_changed_by_a_registration():
+    with pytest.raises(ValueError, match="'forces' is built in and does not hold integers"):
+        fields.register_fields(node_fields=["my_node"], long_fields=["forces"])
+    with pytest.raises(ValueError, match="'pos' is built in and no Cartesian tensor"):
+        fields.register_fields(node_fields=["my_node"], cartesian_tensor_fields={"pos": "ij"})
+    assert not fields.is_long("forces")
+    assert not fields.is_cartesian_tensor("pos")
+    assert fields.get_field_type("my_node", error_on_unregistered=False) is None
+
+
+def test_a_refused_deregistration_forgets_nothing(clean):
+    fields.register_fields(node_fields=["my_node"])
+    with pytest.raises(ValueError, match="'forces' is a built-in field"):
+        fields.deregister_fields("my_node", "forces")
+    assert fields.get_field_type("my_node") == "node"

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nequip_core import atomic_data_dict
+from nequip_core.errors import DataError
 from nequip_core.frames import (
     batched_from_list,
     frame_from_batched,
@@ -167,3 +168,28 @@ def test_atoms_are_left_out_with_their_edges_and_nothing_else(as_mask):
     assert sorted(found["edge_transpose_perm"].tolist()) == list(range(int(edges.sum())))
     assert equal(without_nodes(batch, torch.zeros(10, dtype=torch.bool)), batch)
     assert num_nodes(batch) == 10
+
+
+@pytest.mark.parametrize(("atoms", "edges"), [((1, 3), (0, 4)), ((3, 1), (4, 0)), ((2, 2), (0, 0))])
+def test_a_frame_without_edges_comes_out_of_a_batch_as_it_went_in(atoms, edges):
+    frames = [
+        with_batch_(random_frame(n, a, e))
+        for n, (a, e) in enumerate(zip(atoms, edges, strict=True))
+    ]
+    batch = batched_from_list(frames)
+    out = unbatched(batch)
+    assert all(equal(a, b) for a, b in zip(frames, out, strict=True))
+    assert equal(batched_from_list(out), batch)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"stress": np.zeros(6)}, r"'stress' must have rows of shape \(3, 3\), got shape \(6,\)"),
+        ({"cell": np.zeros(4), "pbc": True}, r"'cell' must have rows of shape \(3, 3\)"),
+        ({"pbc": [True, False]}, r"'pbc' must have rows of shape \(3,\), got shape \(2,\)"),
+    ],
+)
+def test_a_field_of_another_shape_is_named(data, message):
+    with pytest.raises(DataError, match=message):
+        from_dict({"pos": np.zeros((1, 3)), **data})

@@ -150,3 +150,17 @@ def test_the_heaviest_element_is_mapped():
 def test_a_type_name_that_stands_twice_is_refused():
     with pytest.raises(ConfigError, match=r"unique, found \['H'\] more than once"):
         ChemicalSpeciesToAtomTypeMapper(["H", "C", "H"])
+
+
+def test_a_virial_of_nan_needs_no_cell():
+    labelled = water(cell=np.eye(3), pbc=True, virial=np.eye(3))
+    unlabelled = water(cell=np.zeros((3, 3)), pbc=False, virial=np.full((3, 3), np.nan))
+    found = VirialToStressTransform()(batched_from_list([labelled, unlabelled]))["stress"]
+    assert torch.equal(found[0], -torch.eye(3, dtype=torch.float64))
+    assert bool(found[1].isnan().all())
+
+
+def test_an_unknown_species_of_a_batch_is_named_with_its_frame():
+    hydrogen = from_dict({"pos": np.zeros((2, 3)), "atomic_numbers": [1, 1]})
+    with pytest.raises(UnknownSpeciesError, match=r"species O \(first at atom 0 of frame 1\)"):
+        ChemicalSpeciesToAtomTypeMapper(["H"])(batched_from_list([hydrogen, water()]))

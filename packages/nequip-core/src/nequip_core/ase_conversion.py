@@ -23,7 +23,7 @@ from nequip_core.fields import (
     is_cartesian_tensor,
 )
 from nequip_core.frames import Frame, frame_from_batched, from_dict, num_frames
-from nequip_core.species import CHEMICAL_SYMBOLS
+from nequip_core.species import atomic_number
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -136,8 +136,9 @@ def to_ase(
         extra_fields: further fields to carry: node fields into ``arrays``, others into ``info``.
 
     Raises:
-        DataError: there are no species at all, or an extra field is missing, of no kind, or one
-            that is carried anyway.
+        UnknownSpeciesError: a symbol is not one.
+        DataError: there are no species at all, a type has no symbol, or an extra field is missing,
+            of no kind, or one that is carried anyway.
     """
     extra = list(extra_fields or ())
     for key in extra:
@@ -165,8 +166,14 @@ def _frame_to_ase(
     if ATOMIC_NUMBERS_KEY in arrays:
         numbers = arrays[ATOMIC_NUMBERS_KEY].reshape(-1)
     elif chemical_symbols is not None and ATOM_TYPE_KEY in arrays:
-        by_type = [CHEMICAL_SYMBOLS.index(symbol) for symbol in chemical_symbols]
-        numbers = np.asarray(by_type)[arrays[ATOM_TYPE_KEY].reshape(-1)]
+        by_type = [atomic_number(symbol) for symbol in chemical_symbols]
+        types = arrays[ATOM_TYPE_KEY].reshape(-1)
+        if types.size and types.max() >= len(by_type):
+            raise DataError(
+                f"the data has the atom type {types.max()}, but 'chemical_symbols' names only "
+                f"{len(by_type)} types: {list(chemical_symbols)}"
+            )
+        numbers = np.asarray(by_type, dtype=np.int64)[types]
     elif ATOM_TYPE_KEY in arrays:
         warnings.warn(
             "the data has no 'atomic_numbers' and no 'chemical_symbols' were given: the index of "

@@ -174,8 +174,8 @@ def register_fields(
         cartesian_tensor_fields: field -> formula of a rank-2 Cartesian tensor, ``ij`` or ``ij=ji``.
 
     Raises:
-        ValueError: a name has a dot, is already of another kind or formula, or a formula is not of
-            rank 2. Nothing is registered then.
+        ValueError: a name has a dot, is already of another kind or formula, a formula is not of
+            rank 2, or a built-in field would change. Nothing is registered then.
         TypeError: a bare string was given where a sequence of names belongs.
     """
     kinds = {"graph": graph_fields, "node": node_fields, "edge": edge_fields}
@@ -200,11 +200,16 @@ def register_fields(
         if formula not in ("ij", "ij=ji"):
             raise ValueError(f"formula of '{name}' must be 'ij' or 'ij=ji', got '{formula}'")
         known = _CARTESIAN_TENSOR_FIELDS.get(name, formula)
+        if name in _BUILT_IN and name not in _CARTESIAN_TENSOR_FIELDS:
+            raise ValueError(f"field '{name}' is built in and no Cartesian tensor")
         if known != formula:
             raise ValueError(f"field '{name}' already has the formula '{known}', not '{formula}'")
     for name in {*formulas, *(long_fields or ())}:
         if name not in wanted and name not in _CONSTANTS.values() and _kind(name) is None:
             raise ValueError(f"field '{name}' must be registered as graph, node or edge field too")
+    for name in long_fields or ():
+        if name in _BUILT_IN and name not in _LONG_FIELDS:
+            raise ValueError(f"field '{name}' is built in and does not hold integers")
     for name in formulas:
         if (wanted.get(name) or _kind(name)) == "edge":
             raise ValueError(f"'{name}' is an edge field; Cartesian tensors are of graphs or nodes")
@@ -239,11 +244,12 @@ def deregister_fields(*names: str) -> None:
     """Forget custom fields.
 
     Raises:
-        ValueError: a name is built in.
+        ValueError: a name is built in; all stay registered then.
     """
+    built_in = [name for name in names if name in _BUILT_IN]
+    if built_in:
+        raise ValueError(f"'{built_in[0]}' is a built-in field and stays registered")
     for name in names:
-        if name in _BUILT_IN:
-            raise ValueError(f"'{name}' is a built-in field and stays registered")
         for table in (_GRAPH_FIELDS, _NODE_FIELDS, _EDGE_FIELDS, _LONG_FIELDS):
             table.discard(name)
         _CARTESIAN_TENSOR_FIELDS.pop(name, None)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nequip_core.errors import DataError
 from nequip_core.fields import (
     ATOM_TYPE_KEY,
     BATCH_KEY,
@@ -58,21 +59,21 @@ def from_dict(data: Mapping[str, Any]) -> Frame:
         data: fields by name; needs ``pos``, (N, 3), length.
 
     Raises:
-        ValueError: ``pos`` is missing, ``cell`` comes without ``pbc``, or a shape does not fit.
+        DataError: ``pos`` is missing, ``cell`` comes without ``pbc``, or a shape does not fit.
         TypeError: a value cannot become a tensor.
     """
     if POSITIONS_KEY not in data:
-        raise ValueError(f"a frame needs '{POSITIONS_KEY}', found only {sorted(data)}")
+        raise DataError(f"a frame needs '{POSITIONS_KEY}', found only {sorted(data)}")
     if CELL_KEY in data and data[CELL_KEY] is not None and data.get(PBC_KEY) is None:
-        raise ValueError(f"a frame with '{CELL_KEY}' needs '{PBC_KEY}' as well")
+        raise DataError(f"a frame with '{CELL_KEY}' needs '{PBC_KEY}' as well")
     frame = {key: _as_tensor(key, value) for key, value in data.items() if value is not None}
     if PBC_KEY not in frame:
         frame[PBC_KEY] = torch.zeros(3, dtype=torch.bool)
     if frame[PBC_KEY].numel() == 1:
         frame[PBC_KEY] = frame[PBC_KEY].reshape(1).expand(3)
-    frame[PBC_KEY] = frame[PBC_KEY].reshape(-1, 3)
+    frame[PBC_KEY] = _rows_of(PBC_KEY, frame[PBC_KEY], 3)
     if CELL_KEY in frame:
-        frame[CELL_KEY] = frame[CELL_KEY].reshape(-1, 3, 3)
+        frame[CELL_KEY] = _rows_of(CELL_KEY, frame[CELL_KEY], 3, 3)
     for key, value in frame.items():
         frame[key] = _with_row_axis(key, value)
     _check_rows(frame)
@@ -106,12 +107,21 @@ def _with_row_axis(key: str, value: torch.Tensor) -> torch.Tensor:
     if kind is None:
         return value
     if is_cartesian_tensor(key):
-        return value.reshape(-1, 3, 3)
+        return _rows_of(key, value, 3, 3)
     if value.dim() == 0:
         value = value.reshape(1)
     if value.dim() == 1 and key not in _RANK_ONE:
         return value.unsqueeze(-1)
     return value
+
+
+def _rows_of(key: str, value: torch.Tensor, *row: int) -> torch.Tensor:
+    try:
+        return value.reshape(-1, *row)
+    except RuntimeError as error:
+        raise DataError(
+            f"'{key}' must have rows of shape {row}, got shape {tuple(value.shape)}"
+        ) from error
 
 
 def _check_rows(frame: Frame) -> None:
@@ -121,11 +131,11 @@ def _check_rows(frame: Frame) -> None:
         if kind is None or (kind == "edge" and EDGE_INDEX_KEY not in frame):
             continue
         if value.shape[0] != rows[kind]:
-            raise ValueError(
+            raise DataError(
                 f"{kind} field '{key}' has shape {tuple(value.shape)}, expected {rows[kind]} rows"
             )
     if frame[POSITIONS_KEY].shape[1:] != (3,):
-        raise ValueError(f"'pos' must have shape (N, 3), got {tuple(frame[POSITIONS_KEY].shape)}")
+        raise DataError(f"'pos' must have shape (N, 3), got {tuple(frame[POSITIONS_KEY].shape)}")
 
 
 def num_frames(data: Frame) -> int:
@@ -219,6 +229,8 @@ def batched_from_list(frames: Sequence[Frame]) -> Frame:
 def frame_from_batched(data: Frame, index: int) -> Frame:
     """Return frame `index` of a batch, without the other frames' rows.
 
+    A frame without edges keeps its edge fields, with no rows, so that it batches again.
+
     Raises:
         IndexError: the batch has no such frame.
         KeyError: a field is not registered.
@@ -232,8 +244,7 @@ def frame_from_batched(data: Frame, index: int) -> Frame:
     edges = None
     if EDGE_INDEX_KEY in data:
         edges = data[BATCH_KEY][data[EDGE_INDEX_KEY][0]] == index
-    frame = _selected(data, torch.arange(frames, device=nodes.device) == index, nodes, edges)
-    return {key: value for key, value in frame.items() if value.numel() or EDGE_INDEX_KEY in key}
+    return _selected(data, torch.arange(frames, device=nodes.device) == index, nodes, edges)
 
 
 def unbatched(data: Frame) -> list[Frame]:

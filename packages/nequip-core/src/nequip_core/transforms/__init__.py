@@ -10,8 +10,10 @@ from nequip_core.errors import ConfigError, DataError, UnknownSpeciesError, clos
 from nequip_core.fields import (
     ATOM_TYPE_KEY,
     ATOMIC_NUMBERS_KEY,
+    BATCH_KEY,
     CELL_KEY,
     DATASET_KEY,
+    NUM_NODES_KEY,
     STRESS_KEY,
     VIRIAL_KEY,
 )
@@ -106,8 +108,14 @@ class ChemicalSpeciesToAtomTypeMapper(torch.nn.Module):
         unknown = (types < 0) | ~in_range
         if unknown.any():
             species = sorted({chemical_symbol(int(z)) for z in numbers[unknown]})
+            first = int(unknown.nonzero()[0])
+            where = f"atom {first}"
+            if num_frames(data) > 1:
+                frame = int(data[BATCH_KEY][first])
+                before = int(data[NUM_NODES_KEY][:frame].sum())
+                where = f"atom {first - before} of frame {frame}"
             raise UnknownSpeciesError(
-                f"species {', '.join(species)} (first at atom {int(unknown.nonzero()[0])}) "
+                f"species {', '.join(species)} (first at {where}) "
                 f"not known to the model, whose types are {self.model_type_names}"
             )
         data[ATOM_TYPE_KEY] = types
@@ -121,13 +129,16 @@ class VirialToStressTransform(torch.nn.Module):
         """Return the frame with ``stress``.
 
         Raises:
-            DataError: virial or cell are missing, or a cell has no volume.
+            DataError: virial or cell are missing, or a frame with a virial has no volume.
         """
         if VIRIAL_KEY not in data or CELL_KEY not in data:
             raise DataError(f"stress needs 'virial' and 'cell', found {sorted(data)}")
         volume = cell_volume(data[CELL_KEY])
-        if bool((volume == 0.0).any()):
-            frame = int((volume.reshape(-1) == 0.0).nonzero()[0])
+        # A label of NaN says "no label here", with a cell or without.
+        labelled = ~data[VIRIAL_KEY].isnan().flatten(1).all(1)
+        wrong = (volume.reshape(-1) == 0.0) & labelled
+        if bool(wrong.any()):
+            frame = int(wrong.nonzero()[0])
             raise DataError(
                 f"frame {frame} has a virial but a cell without volume: "
                 f"{data[CELL_KEY][frame].tolist()}; give it a cell, or leave the virial out "
