@@ -22,7 +22,7 @@ from nequip_core.fields import (
     get_field_type,
     is_cartesian_tensor,
 )
-from nequip_core.frames import Frame, frame_from_batched, from_dict, num_frames
+from nequip_core.frames import Frame, from_dict, unbatched
 from nequip_core.species import atomic_number
 
 if TYPE_CHECKING:
@@ -150,10 +150,7 @@ def to_ase(
             raise DataError(
                 f"'{key}' is not a registered field: register it with nequip.data.register_fields"
             )
-    return [
-        _frame_to_ase(frame_from_batched(data, index), chemical_symbols, extra)
-        for index in range(num_frames(data))
-    ]
+    return [_frame_to_ase(frame, chemical_symbols, extra) for frame in unbatched(data)]
 
 
 def _frame_to_ase(

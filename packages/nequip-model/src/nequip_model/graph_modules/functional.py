@@ -9,15 +9,13 @@ from e3nn.o3._irreps import Irrep, Irreps
 
 from nequip_core.fields import (
     ATOM_TYPE_KEY,
-    BATCH_KEY,
-    CELL_KEY,
     EDGE_CELL_SHIFT_KEY,
     EDGE_INDEX_KEY,
     EDGE_LENGTH_KEY,
     EDGE_TYPE_KEY,
     EDGE_VECTORS_KEY,
-    POSITIONS_KEY,
 )
+from nequip_model.nn.geometry import edge_vectors
 
 __all__ = [
     "ir_mul_to_mul_ir",
@@ -88,18 +86,7 @@ def with_edge_vectors_(
     + shift @ cell, length.
     """
     if edge_vec_field not in data:
-        centre, neighbour = data[edge_index_field][0], data[edge_index_field][1]
-        positions = data[POSITIONS_KEY]
-        vectors = positions.index_select(0, neighbour) - positions.index_select(0, centre)
-        if CELL_KEY in data and edge_cell_shift_field in data:
-            shifts = data[edge_cell_shift_field].to(vectors.dtype)
-            cells = data[CELL_KEY].reshape(-1, 3, 3)
-            if BATCH_KEY in data:
-                cells = cells.index_select(0, data[BATCH_KEY].index_select(0, centre))
-                vectors = vectors + torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
-            else:
-                vectors = vectors + shifts @ cells[0]
-        data[edge_vec_field] = vectors
+        data[edge_vec_field] = edge_vectors(data, edge_index_field, edge_cell_shift_field)
     if with_lengths and edge_len_field not in data:
         data[edge_len_field] = data[edge_vec_field].square().sum(-1, keepdim=True).sqrt()
     return data

@@ -16,7 +16,7 @@ from nequip_core.fields import (
     POSITIONS_KEY,
 )
 
-__all__ = ["EdgeGeometry"]
+__all__ = ["EdgeGeometry", "edge_vectors"]
 
 
 class EdgeGeometry(torch.nn.Module):
@@ -42,11 +42,7 @@ class EdgeGeometry(torch.nn.Module):
     def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the data with the edge geometry."""
         centre, neighbour = data[EDGE_INDEX_KEY][0], data[EDGE_INDEX_KEY][1]
-        vectors = (
-            data[EDGE_VECTORS_KEY]
-            if EDGE_VECTORS_KEY in data
-            else _edge_vectors(data, centre, neighbour)
-        )
+        vectors = data[EDGE_VECTORS_KEY] if EDGE_VECTORS_KEY in data else edge_vectors(data)
         # Not linalg.norm: its double backward has more operations than this square root.
         lengths = vectors.square().sum(dim=-1, keepdim=True).sqrt()
         reciprocal = self.reciprocal_cutoff
@@ -60,16 +56,20 @@ class EdgeGeometry(torch.nn.Module):
         return data
 
 
-def _edge_vectors(
-    data: dict[str, torch.Tensor], centre: torch.Tensor, neighbour: torch.Tensor
+def edge_vectors(
+    data: dict[str, torch.Tensor],
+    edge_index_field: str = EDGE_INDEX_KEY,
+    edge_cell_shift_field: str = EDGE_CELL_SHIFT_KEY,
 ) -> torch.Tensor:
-    """Return the edge vectors (E, 3), length, of positions and cell."""
+    """Return the edge vectors (E, 3), length, of positions and, where there is one, cell."""
+    centre, neighbour = data[edge_index_field][0], data[edge_index_field][1]
     positions = data[POSITIONS_KEY]
     vectors = positions.index_select(0, neighbour) - positions.index_select(0, centre)
-    if CELL_KEY not in data or EDGE_CELL_SHIFT_KEY not in data:
+    if CELL_KEY not in data or edge_cell_shift_field not in data:
         return vectors
-    shifts, cells = data[EDGE_CELL_SHIFT_KEY].to(vectors.dtype), data[CELL_KEY]
+    shifts, cells = data[edge_cell_shift_field].to(vectors.dtype), data[CELL_KEY]
     if BATCH_KEY not in data:
         return vectors + shifts @ cells.reshape(3, 3)
-    cells = cells.index_select(0, data[BATCH_KEY].index_select(0, centre))
+    frames = data[BATCH_KEY].index_select(0, centre)
+    cells = cells.reshape(-1, 3, 3).index_select(0, frames)
     return vectors + torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
