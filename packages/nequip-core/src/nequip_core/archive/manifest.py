@@ -1,0 +1,61 @@
+"""The manifest of a package: SHA-256 and size of every member; its own digest is the identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from nequip_core.archive.format import MANIFEST_MEMBER, SIGNATURES_MEMBER
+
+__all__ = ["UNLISTED", "hash_bytes", "hash_file", "identity_of", "manifest_bytes"]
+
+UNLISTED = frozenset({MANIFEST_MEMBER, SIGNATURES_MEMBER})
+"""The members that a manifest does not list: itself, and what is signed afterwards."""
+
+_MANIFEST_FORMAT = 3
+_CHUNK = 2**20
+
+
+def manifest_bytes(hashes: Mapping[str, tuple[str, int]]) -> bytes:
+    """Return the content of ``model/manifest.json``.
+
+    Args:
+        hashes: member, named below the top folder -> SHA-256 in hexadecimal and size in bytes.
+            The manifest itself and signatures are left out.
+    """
+    members = {
+        name: {"sha256": digest, "size": size}
+        for name, (digest, size) in hashes.items()
+        if name not in UNLISTED
+    }
+    content = {"format": _MANIFEST_FORMAT, "members": members}
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
+
+
+def identity_of(manifest: bytes) -> str:
+    """Return the identity of the package with this manifest, in hexadecimal."""
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def hash_bytes(content: bytes) -> tuple[str, int]:
+    """Return SHA-256 in hexadecimal, and size, of `content`."""
+    return hashlib.sha256(content).hexdigest(), len(content)
+
+
+def hash_file(source: Path | BinaryIO) -> tuple[str, int]:
+    """Return SHA-256 in hexadecimal, and size, of a file, read in constant memory.
+
+    Args:
+        source: a path, or an open binary file, which is read from where it stands to its end.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return hash_file(file)
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(_CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
