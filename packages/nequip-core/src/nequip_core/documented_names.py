@@ -68,6 +68,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nequip.data.dataset": {
         "nequip_train.data.array_datasets": ("HDF5Dataset", "NPZDataset"),
+        "nequip_train.data.lmdb_dataset": ("LMDBTestDataset", "NequIPLMDBDataset"),
         "nequip_train.data.datasets": (
             "ASEDataset",
             "AtomicDataset",
