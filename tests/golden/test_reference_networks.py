@@ -226,8 +226,15 @@ def test_what_cannot_be_imported_is_refused_with_the_reason(tmp_path: Path) -> N
     def schedule_free(content: dict[str, Any]) -> None:
         content["schedulefree_optimizer_state_dict"] = {}
 
-    with pytest.raises(FileFormatError, match="schedule-free optimizer"):
+    with pytest.raises(FileFormatError, match="is not that of a schedule-free optimizer"):
         import_reference(changed_checkpoint(tmp_path, schedule_free))
+
+    def other_optimizer(content: dict[str, Any]) -> None:
+        groups = [{"params": [0, 1], "train_mode": True, "betas": [0.9, 0.99]}]
+        content["schedulefree_optimizer_state_dict"] = {"state": {}, "param_groups": groups}
+
+    with pytest.raises(FileFormatError, match="has 2 parameters, its model has"):
+        import_reference(changed_checkpoint(tmp_path, other_optimizer))
 
     def other_builder(content: dict[str, Any]) -> None:
         content["hyper_parameters"]["model"]["_target_"] = "somewhere.Model"
@@ -243,6 +250,36 @@ def test_what_cannot_be_imported_is_refused_with_the_reason(tmp_path: Path) -> N
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(FileFormatError, match="is not a checkpoint of nequip"):
         import_reference(tmp_path / "text.ckpt")
+
+
+@pytest.mark.parametrize("train_mode", [True, False])
+def test_the_average_of_a_schedule_free_optimizer_is_taken(
+    tmp_path: Path, train_mode: bool
+) -> None:
+    """The averages of the golden checkpoint are x; y is made of them and of z."""
+    beta = 0.8
+
+    def schedule_free(content: dict[str, Any]) -> None:
+        state = content["state_dict"]
+        averages = [state[f"ema.ema_weight_{k}"] for k in range(len(content_parameters(state)))]
+        states = {}
+        for k, (key, x) in enumerate(zip(content_parameters(state), averages, strict=True)):
+            z = torch.randn_like(x, generator=torch.Generator().manual_seed(k))
+            states[k] = {"z": z, "exp_avg_sq": z**2}
+            state[key] = beta * x + (1 - beta) * z if train_mode else x
+        group = {"params": list(states), "train_mode": train_mode, "betas": (beta, 0.99)}
+        content["schedulefree_optimizer_state_dict"] = {"state": states, "param_groups": [group]}
+        without_averages(content)
+
+    outputs = recorded(NEWEST / "basic.ckpt")["crystal"]
+    saved: Any = import_reference(changed_checkpoint(tmp_path, schedule_free))
+    check_predictions(saved.models["sole_model"], *outputs, TOLERANCE)
+
+
+def content_parameters(state: dict[str, torch.Tensor]) -> list[str]:
+    """Return the keys of the basic network's parameters; its roots, scales and shifts are fixed."""
+    parts = ("embed_module.weight", "linear_1.weight", "linear_2.weight", ".mlp.", ".sc.weight")
+    return [key for key in state if key.startswith("model.") and any(part in key for part in parts)]
 
 
 def changed_package(tmp_path: Path, member: str, change: Any) -> Path:

@@ -31,7 +31,8 @@ from nequip_model.reference_pickle import (
     read_inert_models,
     state_of,
 )
-from nequip_model.reference_weights import load_reference_weights
+from nequip_model.reference_schedulefree import prediction_weights
+from nequip_model.reference_weights import load_reference_weights, reference_parameters
 
 __all__ = ["check_predictions", "import_reference"]
 
@@ -44,11 +45,12 @@ _MAX_ANCESTORS = 16
 
 @dataclass(frozen=True)
 class _ReferenceFile:
-    """What a file holds: its config, tensors, and the inert model of a package."""
+    """What a file holds: config, tensors, an optimizer's averages, a package's inert model."""
 
     section: ModelSection
     state: dict[str, torch.Tensor]
     averages: list[torch.Tensor] | None
+    schedule_free: dict[str, Any] | None
     inert: InertObject | None
     config: dict[str, Any]
     versions: dict[str, str]
@@ -78,7 +80,11 @@ def import_reference(
     file = _read(Path(path))
     section = _architecture(file.section, Path(path))
     model = build_model(section, file.state, file.versions.get("nequip"))
-    load_reference_weights(model, file.state, file.averages)
+    averages = file.averages
+    if file.schedule_free is not None:
+        last = [file.state[key] for key in reference_parameters(model, file.state)]
+        averages = prediction_weights(file.schedule_free, last)
+    load_reference_weights(model, file.state, averages)
     if file.inert is not None:
         _check_inert_constants(model, file.inert)
     model.eval()
@@ -148,12 +154,6 @@ def _read_checkpoint(path: Path) -> _ReferenceFile:
         raise FileFormatError(
             f"'{path}' is not a checkpoint of nequip, or a damaged one: {reason}"
         ) from error
-    if "schedulefree_optimizer_state_dict" in content:
-        raise FileFormatError(
-            f"'{path}' was trained by a schedule-free optimizer, whose weights for prediction are "
-            "not in the checkpoint; package it with the nequip that trained it (nequip-package "
-            "build) and import the package"
-        )
     names = {key.split(".")[1] for key in tensors if key.startswith("model.")}
     if names != {SOLE_MODEL}:
         raise FileFormatError(
@@ -178,6 +178,7 @@ def _read_checkpoint(path: Path) -> _ReferenceFile:
         section=parse_model_section(section),
         state=state,
         averages=[averages[k] for k in range(len(averages))] if averages else None,
+        schedule_free=content.get("schedulefree_optimizer_state_dict"),
         inert=None,
         config=info,
         versions=versions,
@@ -202,6 +203,7 @@ def _read_package(path: Path) -> _ReferenceFile:
         section=parse_model_section(section),
         state=state_of(models[SOLE_MODEL]),
         averages=None,
+        schedule_free=None,
         inert=models[SOLE_MODEL],
         config=config,
         versions=versions,

@@ -19,7 +19,7 @@ from nequip_model.nn.graph_model import GraphModel
 from nequip_model.nn.layout import irrep_name
 from nequip_model.nn.linear import EquivariantLinear, SelfConnection
 
-__all__ = ["load_reference_weights"]
+__all__ = ["load_reference_weights", "reference_parameters"]
 
 # Networks without derivatives, up to 0.15, lack the middle part.
 _PREFIX = re.compile(r"^model\.(func\.)?")
@@ -50,7 +50,7 @@ def load_reference_weights(
     source = _Source(reference)
     mapped: dict[str, torch.Tensor] = {}
     if averages is not None:
-        source.replace_parameters(_parameter_keys(model, reference), averages)
+        source.replace_parameters(reference_parameters(model, reference), averages)
     energy: Any = getattr(model.model, "energy", model.model)
     prefix = "model.energy." if energy is not model.model else "model."
     children = dict(energy.named_children())
@@ -106,8 +106,8 @@ def _take_layer(source: _Source, layer: Any, name: str, ours: str, mapped: dict[
         mapped[f"{ours}.radial.weights.{depth}"] = source.take(key)
 
 
-def _parameter_keys(model: GraphModel, reference: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the keys of the reference's parameters, in the reference's order.
+def reference_parameters(model: GraphModel, reference: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return those keys of `reference` that are parameters, in the reference's order.
 
     What is a parameter follows from `model`: roots, scales and shifts may be constants.
     """
@@ -120,11 +120,8 @@ def _parameter_keys(model: GraphModel, reference: Mapping[str, torch.Tensor]) ->
     fixed = {
         theirs for theirs, ours in constants.items() if not any(key.endswith(ours) for key in own)
     }
-    return [
-        short
-        for short in (_PREFIX.sub("", key) for key in reference)
-        if not _is_constant(short) and short not in fixed
-    ]
+    short = {key: _PREFIX.sub("", key) for key in reference}
+    return [key for key, name in short.items() if not _is_constant(name) and name not in fixed]
 
 
 def _is_constant(key: str) -> bool:
@@ -157,7 +154,8 @@ class _Source:
             raise FileFormatError(
                 f"the reference network has {len(keys)} parameters, and {len(values)} averages"
             )
-        for name, value in zip(keys, values, strict=True):
+        for key, value in zip(keys, values, strict=True):
+            name = _PREFIX.sub("", key)
             if self.left[name].shape != value.shape:
                 raise FileFormatError(
                     f"the average of '{name}' has shape {tuple(value.shape)}, expected "
