@@ -58,4 +58,39 @@ def merge_rules(sources: dict[str, PackagingRules]) -> PackagingRules:
     def of(category: str) -> tuple[str, ...]:
         return tuple(sorted(name for name, (kind, _) in declared.items() if kind == category))
 
-    return PackagingRules(internal=of("internal"), external=of("external"), mock=of("mock"))
+    return PackagingRules(
+        internal=of("internal"),
+        external=of("external"),
+        mock=of("mock"),
+        requirements=_merge_requirements(sources),
+    )
+
+
+def _merge_requirements(sources: dict[str, PackagingRules]) -> dict[str, str]:
+    """Return module -> specifier that satisfies everybody who states one.
+
+    Raises:
+        PackagingError: a specifier is none, or is stated for a module that is not external.
+    """
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    external = {module for rules in sources.values() for module in rules.external}
+    stated: dict[str, SpecifierSet] = {}
+    for owner, rules in sources.items():
+        for module, text in rules.requirements.items():
+            if module not in external:
+                raise PackagingError(
+                    f"{owner} states versions of '{module}', which is not declared external for "
+                    "packaging; add it to `external`"
+                )
+            try:
+                stated[module] = stated.get(module, SpecifierSet()) & SpecifierSet(text)
+            except InvalidSpecifier as error:
+                raise PackagingError(
+                    f"{owner} states '{text}' for '{module}', which is no PEP 440 specifier such "
+                    "as '>=1.26,<3'"
+                ) from error
+    # Sorted, because a SpecifierSet prints in an order of its own.
+    return {
+        module: ",".join(sorted(str(part) for part in stated[module])) for module in sorted(stated)
+    }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from nequip_core.errors import PackagingError
 
@@ -23,11 +23,14 @@ class PackagingRules:
         internal: the source is copied into the package.
         external: imported from the reader's environment; the version is recorded.
         mock: the import succeeds, any use raises.
+        requirements: for some external modules the versions that do, as a PEP 440 specifier:
+            ``{"numpy": ">=1.26"}``. Recorded in the package, compared by its reader.
     """
 
     internal: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
     mock: tuple[str, ...] = ()
+    requirements: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 # Standard library and torch are external without a rule, but torch.package wants `io` and `sys`
@@ -47,6 +50,7 @@ CORE_RULES = PackagingRules(
         "triton",
     ),
     mock=("matplotlib",),
+    requirements={"numpy": ">=1.26", "packaging": ">=23"},
 )
 
 _registered_external: set[str] = set()
