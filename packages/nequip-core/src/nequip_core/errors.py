@@ -17,6 +17,7 @@ __all__ = [
     "NequIPError",
     "PackagingError",
     "PluginError",
+    "TrustError",
     "UnknownSpeciesError",
     "closest",
 ]
@@ -56,6 +57,10 @@ class CompileError(NequIPError, RuntimeError):
 
 class PluginError(NequIPError, ImportError):
     """An entry point is unknown, ambiguous, or fails to import."""
+
+
+class TrustError(NequIPError, RuntimeError):
+    """Code of a file may not run without the user's consent."""
 
 
 class MissingDependencyError(NequIPError, ImportError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nequip_core.errors import (
     ConfigError,
@@ -20,13 +21,35 @@ from nequip_core.plugins import MODEL_LOADERS, load_plugin, plugin_names
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SOLE_MODEL", "SavedModel", "load_saved_model", "select_model"]
+__all__ = ["SOLE_MODEL", "Parent", "SavedModel", "load_saved_model", "select_model"]
 
 SOLE_MODEL = "sole_model"
 """The name of the model where there is only one."""
 
 # Suffixes of loaders that live in other distributions of this project.
 _PROVIDERS = {"ckpt": "nequip-model"}
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The file that a model came from, as the lineage of a package made of the model states it.
+
+    Attributes:
+        relation: ``repackaged`` for the models of a package themselves, ``fine-tuned`` for those of
+            a checkpoint whose training started from the file.
+        digest: identity of the package; of another file its SHA-256.
+        format: format of the package; None if the file is none.
+        steps: the file's own lineage, newest first.
+        versions: distribution or library -> version of the code in the package.
+        details: further facts for the lineage.
+    """
+
+    relation: str
+    digest: str
+    format: int | None = None
+    steps: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,12 +62,20 @@ class SavedModel:
         config: the training config as plain containers, without versions.
         versions: distribution or library -> version with which the file was written.
         source: the file.
+        parent: what the models came from: the package itself, or what a checkpoint was trained
+            from; None for a training from scratch.
+        training: of a checkpoint ``epoch``, ``global_step`` and, where a metric was monitored,
+            ``monitor`` and ``best_score``.
+        loaded_by: ``snapshot`` or ``rebuild`` for a package.
     """
 
     models: torch.nn.ModuleDict
     config: dict[str, Any]
     versions: dict[str, str]
     source: Path
+    parent: Parent | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    loaded_by: Literal["snapshot", "rebuild"] | None = None
 
 
 def load_saved_model(path: str | os.PathLike[str]) -> SavedModel:

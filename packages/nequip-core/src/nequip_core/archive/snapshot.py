@@ -1,117 +1,153 @@
-"""Loading a package with the code that it carries.
+"""Running a package with the code that it carries.
 
-This runs Python code from the file: load only packages whose origin you trust. To look at a package
-without running anything, use `nequip_core.archive.reader`.
+What is here runs Python code from the file and asks nobody: `nequip_core.archive.loading` asks for
+consent first. To look at a package without running anything, use `nequip_core.archive.reader`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import os
+import inspect
 import platform
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import yaml
 from torch.package import PackageImporter
 
-from nequip_core.archive.format import EAGER_MODEL, EXAMPLE_DATA, MODEL_FOLDER
+from nequip_core.archive.format import EXAMPLE_DATA, MODEL_FOLDER
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.requirements import check_external_modules
-from nequip_core.errors import FileFormatError
+from nequip_core.errors import ConfigError, FileFormatError, NequIPError, closest
 from nequip_core.frames import Frame
-from nequip_core.saved_model import SavedModel
 
-__all__ = ["load_example_data", "load_package"]
+__all__ = ["importer_of", "load_example_frame", "load_models", "model_member", "open_importer"]
 
 
-def load_package(path: str | os.PathLike[str]) -> SavedModel:
-    """Return the models of a package, on CPU, in eval mode, run by the code in the package.
+def load_package(path: Any) -> Any:
+    """Return the models of a package, run by the code in it."""
+    import yaml
 
-    The installed model code is not consulted: the classes are the package's own, so test them by
-    their markers (``is_graph_model``), not by ``isinstance``.
+    from nequip_core.saved_model import SavedModel
+
+    package = PackageReader(path)
+    models = load_models(open_importer(package), package)
+    versions = {k: str(v) for k, v in (package.metadata.get("versions") or {}).items()}
+    return SavedModel(models, yaml.safe_load(package.config_text), versions, package.path)
+
+
+def load_example_data(path: Any) -> Frame:
+    """Return the frame that a package carries as an example of its model's input."""
+    package = PackageReader(path)
+    return load_example_frame(open_importer(package), package)
+
+
+def open_importer(package: PackageReader) -> PackageImporter:
+    """Return an importer of a package whose contents and requirements have been checked.
+
+    All modes of a package that are loaded with one importer share their classes.
+
+    Raises:
+        FileFormatError: the contents are not what the manifest says, or torch cannot open the file.
+        MissingDependencyError: the package needs modules that are not installed, or other versions.
+    """
+    # torch reads members without comparing checksums.
+    getattr(package, "verify_contents", package.verify_checksums)()
+    check_external_modules(package)
+    with _running(package):
+        return PackageImporter(str(package.path))
+
+
+def load_models(
+    importer: PackageImporter, package: PackageReader, mode: str = "eager"
+) -> torch.nn.ModuleDict:
+    """Return the models of one mode by name, on the CPU, in eval mode. Runs code of the package.
 
     Args:
-        path: a ``.nequip.zip`` file of a trusted origin.
+        importer: of `open_importer`.
+        package: the same package.
+        mode: one of the modes that the package holds.
 
     Raises:
-        MissingFileError: there is no such file.
-        FileFormatError: it is no package, is damaged, has an unreadable format, or its code does
-            not run here.
-        MissingDependencyError: it needs modules that are not installed.
+        ConfigError: the package does not hold the mode.
+        FileFormatError: its code does not run here, or gives something else than models.
     """
-    package = _checked(path)
-    config = _read_config(package)
-    models = _load_pickle(package, EAGER_MODEL)
+    name = model_member(package, mode)
+    with _running(package):
+        models = importer.load_pickle(MODEL_FOLDER, name, map_location="cpu")
     if not isinstance(models, torch.nn.ModuleDict):
         raise FileFormatError(
-            f"'{EAGER_MODEL}' of '{package.path}' must hold a ModuleDict of models, "
+            f"'{name}' of '{package.path}' must hold a ModuleDict of models, "
             f"found {type(models).__name__}"
         )
-    return SavedModel(
-        models=models.eval(),
-        config=config,
-        versions={key: str(value) for key, value in _versions(package).items()},
-        source=package.path,
-    )
+    return models.eval()
 
 
-def load_example_data(path: str | os.PathLike[str]) -> Frame:
-    """Return the frame that a package carries as an example of its model's input.
+def load_example_frame(importer: PackageImporter, package: PackageReader) -> Frame:
+    """Return the example that a package of format 1 or 2 carries in a pickle. Runs its code.
 
     Raises:
-        MissingFileError: there is no such file.
-        FileFormatError: it is no package, is damaged, or has an unreadable format.
-        MissingDependencyError: it needs modules that are not installed.
+        FileFormatError: the pickle does not load here.
     """
-    package = _checked(path)
-    frame = _load_pickle(package, EXAMPLE_DATA)
+    with _running(package):
+        frame = importer.load_pickle(MODEL_FOLDER, EXAMPLE_DATA, map_location="cpu")
     return {key: value for key, value in frame.items() if isinstance(value, torch.Tensor)}
 
 
-def _checked(path: str | os.PathLike[str]) -> PackageReader:
-    package = PackageReader(path)
-    # torch reads members without comparing checksums.
-    package.verify_checksums()
-    check_external_modules(package)
-    return package
+def model_member(package: PackageReader, mode: str) -> str:
+    """Return the name of a mode's pickle in the folder ``model``.
+
+    Raises:
+        ConfigError: the package does not hold the mode.
+    """
+    available = [str(name) for name in package.metadata.get("available_models") or ["eager"]]
+    if mode not in available:
+        raise ConfigError(
+            f"package '{package.path}' has no mode '{mode}', only {available}"
+            f"{closest(mode, available)}"
+        )
+    return f"{mode}_model.pkl"
 
 
-def _load_pickle(package: PackageReader, name: str) -> Any:
+def importer_of(module: torch.nn.Module) -> PackageImporter | None:
+    """Return the importer of the package whose code `module` or a part of it runs, or None."""
+    for part in module.modules():
+        forward = inspect.unwrap(type(part).forward)
+        loader = getattr(forward, "__globals__", {}).get("__loader__")
+        if isinstance(loader, PackageImporter):
+            return loader
+    return None
+
+
+@contextlib.contextmanager
+def _running(package: PackageReader) -> Iterator[None]:
+    """Keep global state as it is, and turn whatever code of the package raises into our error."""
+    dtype = torch.get_default_dtype()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             # torch.package itself uses the storage class that torch deprecates.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-            importer = PackageImporter(str(package.path))
-            return importer.load_pickle(MODEL_FOLDER, name, map_location="cpu")
+            yield
+    except NequIPError:
+        raise
     except Exception as error:
         raise FileFormatError(
             f"the code in '{package.path}' does not run here ({type(error).__name__}: {error})"
             f"{_version_differences(package)}"
         ) from error
-
-
-def _read_config(package: PackageReader) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(package.config_text)
-    except yaml.YAMLError as error:
-        raise FileFormatError(f"the config of '{package.path}' is not YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise FileFormatError(f"the config of '{package.path}' is not a mapping")
-    return config
-
-
-def _versions(package: PackageReader) -> dict[str, Any]:
-    return package.metadata.get("versions") or {}
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _version_differences(package: PackageReader) -> str:
     """Return what differs between writing and now, as a clause, or an empty string."""
+    versions: dict[str, Any] = package.metadata.get("versions") or {}
     written = {
         **(package.metadata.get("external_modules") or {}),
-        "torch": _versions(package).get("torch"),
-        "python": _versions(package).get("python"),
+        "torch": versions.get("torch"),
+        "python": versions.get("python"),
     }
     now = {"torch": torch.__version__, "python": platform.python_version()}
     differences = []
