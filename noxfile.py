@@ -213,7 +213,7 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure our speed and the reference's; not in CI: a shared machine's clock proves little."""
     tools = (*TEST_TOOLS, "pytest-benchmark")
-    session.install(*CONSTRAINTS, REFERENCE, *tools, *folders(*PARITY_LAYERS))
+    session.install(*CONSTRAINTS, REFERENCE, *tools, *folders(*PARITY_LAYERS, "nequip-package"))
     session.run("pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs)
 
 

@@ -52,5 +52,29 @@ def rows(content: dict) -> list[str]:
     return lines
 
 
+def size_rows(content: dict) -> list[str]:
+    """Return the table of the sizes of files that benchmarks made, or nothing."""
+    sizes: dict[str, dict[bool, int]] = {}
+    for entry in content["benchmarks"]:
+        size = entry.get("extra_info", {}).get("bytes")
+        if size is not None:
+            is_reference = who_and_what(entry)[0].startswith(REFERENCE)
+            sizes.setdefault(entry["group"], {})[is_reference] = size
+    pairs = {group: found for group, found in sizes.items() if len(found) == 2}
+    if not pairs:
+        return []
+    return [
+        "",
+        f"| size of the file of | {REFERENCE} | here | ratio |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {group} | {found[True] / 1e3:.0f} kB | {found[False] / 1e3:.0f} kB "
+            f"| {found[True] / found[False]:.2g} |"
+            for group, found in pairs.items()
+        ),
+    ]
+
+
 if __name__ == "__main__":
-    print("\n".join(rows(json.loads(Path(sys.argv[1]).read_text()))))
+    measured = json.loads(Path(sys.argv[1]).read_text())
+    print("\n".join([*rows(measured), *size_rows(measured)]))

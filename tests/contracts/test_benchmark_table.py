@@ -11,11 +11,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def rows():
+def table_module():
     spec = importlib.util.spec_from_file_location("table", ROOT / "tools" / "benchmark_table.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.rows
+    return module
+
+
+@pytest.fixture
+def rows(table_module):
+    return table_module.rows
 
 
 def entry(group: str, median: float, **params: object) -> dict:
@@ -59,3 +64,11 @@ def test_parameters_that_the_group_does_not_name_are_in_the_label(rows) -> None:
 def test_a_group_without_reference_has_no_ratio(rows) -> None:
     table = rows({"benchmarks": [entry("training", 0.001, build="ours")]})
     assert table[2] == "| training |  | 1 ms |  |"
+
+
+def test_sizes_of_files_have_a_table_of_their_own(table_module) -> None:
+    ours, theirs = entry("build", 1.0, who="ours"), entry("build", 3.0, who="nequip 0.19.1")
+    ours["extra_info"], theirs["extra_info"] = {"bytes": 200_000}, {"bytes": 300_000}
+    lines = table_module.size_rows({"benchmarks": [ours, theirs, entry("load", 1.0, who="ours")]})
+    assert lines[-1] == "| build | 300 kB | 200 kB | 1.5 |"
+    assert table_module.size_rows({"benchmarks": [entry("load", 1.0, who="ours")]}) == []
