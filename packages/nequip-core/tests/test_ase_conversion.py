@@ -164,3 +164,29 @@ def test_symbols_that_do_not_fit_the_types_are_refused():
         to_ase(frame, chemical_symbols=["Hh", "O"])
     with pytest.raises(DataError, match="atom type 1, but 'chemical_symbols' names only 1 types"):
         to_ase(frame, chemical_symbols=["H"])
+
+
+def test_an_energy_for_two_is_refused():
+    atoms = molecule("H2O")
+    atoms.info["energy"] = np.array([1.0, 2.0])
+    with pytest.raises(DataError, match=r"'total_energy' must have shape \(F, 1\), got \(1, 2\)"):
+        from_ase(atoms)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"include_keys": ["my_force"]}, {"key_mapping": {"my_force": "forces"}}]
+)
+def test_a_misspelled_key_is_refused_with_the_label_that_is_there(arguments):
+    atoms = molecule("H2O")
+    atoms.arrays["my_forces"] = np.zeros((3, 3))
+    with pytest.raises(DataError, match="no 'my_force', but 'my_forces' that nothing asks for"):
+        from_ase(atoms, **arguments)
+    assert "forces" not in from_ase(atoms, exclude_keys=["my_forces"], **arguments)
+
+
+def test_a_structure_may_lack_what_is_asked_for():
+    atoms = molecule("H2O")
+    atoms.info["dft_energy"] = 1.0
+    mapping = {"dft_energy": "total_energy", "dft_energy2": "free_energy"}
+    assert from_ase(atoms, mapping, ["mp2_energy", "hirshfeld"])["total_energy"].item() == 1.0
+    assert "total_energy" not in from_ase(molecule("H2O"), mapping, ["hirshfeld"])

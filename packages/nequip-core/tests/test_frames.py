@@ -52,7 +52,14 @@ def test_tensors_keep_their_dtype():
         ({"pos": np.zeros((2, 3)), "cell": np.eye(3)}, ValueError, "needs 'pbc'"),
         ({"pos": np.zeros((2, 2))}, ValueError, r"must have shape \(N, 3\)"),
         ({"pos": np.zeros((2, 3)), "forces": np.zeros((3, 3))}, ValueError, "expected 2 rows"),
-        ({"pos": np.zeros((2, 3)), "atom_types": [0.5, 1.0]}, TypeError, "must hold integers"),
+        ({"pos": np.zeros((2, 3)), "atom_types": [0.5, 1.0]}, DataError, "integers, got 0.5"),
+        ({"pos": np.zeros((2, 3)), "charge": np.nan}, DataError, "'charge' must hold integers"),
+        ({"pos": np.zeros((2, 3)), "charge": "+1"}, DataError, "'charge' must hold integers"),
+        (
+            {"pos": torch.zeros(2, 3), "atom_types": torch.tensor([0.0, 1.5])},
+            DataError,
+            "integers, got 1.5",
+        ),
         ({"pos": np.zeros((2, 3)), "note": "text"}, TypeError, "unsupported type"),
     ],
 )
@@ -193,3 +200,33 @@ def test_a_frame_without_edges_comes_out_of_a_batch_as_it_went_in(atoms, edges):
 def test_a_field_of_another_shape_is_named(data, message):
     with pytest.raises(DataError, match=message):
         from_dict({"pos": np.zeros((1, 3)), **data})
+
+
+def test_whole_numbers_of_any_type_become_integers():
+    for charge in (1.0, np.float32(1.0), [1.0], torch.tensor([[1.0]]), np.array([1])):
+        found = from_dict({"pos": np.zeros((2, 3)), "charge": charge})["charge"]
+        assert found.dtype == torch.int64 and found.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("make", [np.array, torch.tensor])
+def test_positions_that_are_not_finite_are_refused_by_atom(make, value):
+    positions = np.zeros((5, 3))
+    positions[3, 1] = value
+    with pytest.raises(DataError, match=rf"atom 3 is not finite: \[0.0, {value}, 0.0\] \(1 of 5"):
+        from_dict({"pos": make(positions)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("total_energy", np.zeros((1, 2)), r"must have shape \(F, 1\), got \(1, 2\): 1 number for"),
+        ("total_energy", np.zeros((1, 1, 1)), r"must have shape \(F, 1\), got \(1, 1, 1\)"),
+        ("atomic_energy", np.zeros((2, 2)), r"must have shape \(N, 1\), got \(2, 2\)"),
+        ("forces", np.zeros(2), r"\(N, 3\), got \(2, 1\): 3 numbers for each atom"),
+        ("charge", [[1, 2]], r"must have shape \(F, 1\)"),
+    ],
+)
+def test_rows_of_another_length_are_refused(key, value, message):
+    with pytest.raises(DataError, match=f"'{key}' .*{message}|'{key}' {message}"):
+        from_dict({"pos": np.zeros((2, 3)), key: value})

@@ -164,3 +164,38 @@ def test_an_unknown_species_of_a_batch_is_named_with_its_frame():
     hydrogen = from_dict({"pos": np.zeros((2, 3)), "atomic_numbers": [1, 1]})
     with pytest.raises(UnknownSpeciesError, match=r"species O \(first at atom 0 of frame 1\)"):
         ChemicalSpeciesToAtomTypeMapper(["H"])(batched_from_list([hydrogen, water()]))
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_every_frame_of_a_batch_is_boxed_as_it_would_be_alone(override):
+    frames = [
+        from_dict({"pos": [[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]], "cell": cell, "pbc": pbc})
+        for cell, pbc in (
+            (np.zeros((3, 3)), False),
+            (9.0 * np.eye(3), False),
+            (7.0 * np.eye(3), True),
+            (7.0 * np.eye(3), [True, False, False]),
+            (np.zeros((3, 3)), False),
+        )
+    ]
+    transform = NonPeriodicCellTransform(padding=4.0, override_cell=override)
+    alone = [transform(dict(frame)) for frame in frames]
+    boxed = [not torch.equal(a["cell"], f["cell"]) for a, f in zip(alone, frames, strict=True)]
+    assert boxed == [True, override, False, False, True]
+    batch, expected = transform(batched_from_list(frames)), batched_from_list(alone)
+    for key in ("pos", "cell", "pbc"):
+        assert torch.equal(batch[key], expected[key]), key
+
+
+def test_a_molecule_without_a_cell_gets_one():
+    boxed = NonPeriodicCellTransform(padding=1.0)(from_dict({"pos": [[5.0, 5.0, 5.0]]}))
+    assert torch.equal(boxed["cell"], 2.0 * torch.eye(3).double().unsqueeze(0))
+    assert boxed["pos"].tolist() == [[1.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("transform", [AddNaNStressTransform(), DatasetIndexTransform(2)])
+def test_new_fields_are_on_the_device_of_the_positions(transform):
+    frame = {"pos": torch.zeros(2, 3, dtype=torch.float64, device="meta")}
+    added = transform(dict(frame))
+    (key,) = set(added) - set(frame)
+    assert added[key].device.type == "meta"

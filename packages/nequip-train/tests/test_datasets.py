@@ -6,6 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 
 from nequip_core.errors import ConfigError, DataError, MissingFileError, UnknownSpeciesError
 from nequip_core.transforms import ChemicalSpeciesToAtomTypeMapper
@@ -151,3 +152,36 @@ def test_subsets_have_the_frames_of_the_reference():
     for key, indices in expected.items():
         split = {"a": 0.5, "b": 0.25, "c": 0.25}
         assert RandomSplitAndIndexDataset(dataset, split, key, 5).indices == indices
+
+
+@pytest.fixture
+def partly_labelled(tmp_path):
+    """Three molecules; only the first has 'dft_energy', only the last 'dft_forces'."""
+    structures = [molecule("H2O") for _ in range(3)]
+    structures[0].info["dft_energy"] = -1.0
+    structures[2].arrays["dft_forces"] = np.ones((3, 3))
+    ase.io.write(tmp_path / "partly.xyz", structures, format="extxyz")
+    return str(tmp_path / "partly.xyz")
+
+
+def test_frames_may_lack_keys_that_other_frames_have(partly_labelled, caplog):
+    dataset = ASEDataset(
+        partly_labelled, key_mapping={"dft_energy": "total_energy", "dft_forces": "forces"}
+    )
+    assert ["total_energy" in frame for frame in dataset.frames] == [True, False, False]
+    assert ["forces" in frame for frame in dataset.frames] == [False, False, True]
+    assert caplog.text == ""
+
+
+def test_a_key_that_no_frame_has_is_warned_of(partly_labelled, caplog):
+    ASEDataset(partly_labelled, include_keys=["hirshfeld"], key_mapping={"virial_x": "virial"})
+    assert "has 'hirshfeld' or 'virial_x'; the file has 'dft_energy', 'dft_forces'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"include_keys": ["dft_force"]}, {"key_mapping": {"dft_force": "forces"}}]
+)
+def test_a_misspelled_key_is_refused_with_the_key_of_the_file(partly_labelled, arguments):
+    with pytest.raises(DataError, match=r"xyz' has no 'dft_force', but 'dft_forces' that nothing"):
+        ASEDataset(partly_labelled, **arguments)
+    assert len(ASEDataset(partly_labelled, exclude_keys=["dft_forces"], **arguments)) == 3

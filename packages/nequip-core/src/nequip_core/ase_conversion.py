@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from nequip_core.species import atomic_number
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["from_ase", "to_ase"]
+__all__ = ["asked_keys", "from_ase", "label_keys", "misspelled_key", "to_ase"]
 
 _NAMES = {"forces": FORCE_KEY, "energy": TOTAL_ENERGY_KEY, "energies": PER_ATOM_ENERGY_KEY}
 # What to_ase carries anyway, so that it cannot be asked for a second time.
@@ -58,7 +59,8 @@ def from_ase(
 
     Labels are looked up in ``atoms.arrays``, then ``atoms.info``, then the results of a
     single-point calculator; a later place wins. Looked up are ASE's own properties, and the keys
-    of `include_keys` and `key_mapping`.
+    of `include_keys` and `key_mapping`. A structure may lack any of them; but where it has instead
+    a label of nearly the same name that nothing asks for, that is taken for a mistake.
 
     Args:
         atoms: one structure; energy, length and so on in its own units.
@@ -67,23 +69,23 @@ def from_ase(
         exclude_keys: keys to leave out.
 
     Raises:
-        DataError: a periodic structure has no cell, or an included label has an unfit shape.
+        DataError: a periodic structure has no cell, a label has an unfit shape, or a key is absent
+            and one of nearly the same name is there.
     """
     from ase.calculators.calculator import all_properties
-    from ase.calculators.singlepoint import SinglePointCalculator, SinglePointDFTCalculator
 
     names = {**_NAMES, **(key_mapping or {})}
     wanted = (set(all_properties) | set(include_keys or ()) | set(key_mapping or ())) - _GEOMETRY
     wanted -= set(exclude_keys or ())
     labels: dict[str, Any] = {}
-    places: list[Mapping[str, Any]] = [atoms.arrays, atoms.info]
-    if isinstance(atoms.calc, SinglePointCalculator | SinglePointDFTCalculator):
-        places.append(atoms.calc.results)
-    for place in places:
+    asked = asked_keys(key_mapping, include_keys, exclude_keys)
+    if fault := misspelled_key(asked, label_keys(atoms), exclude_keys or ()):
+        raise DataError(f"the structure {fault}")
+    for place in _places(atoms):
         for key in wanted & set(place):
             if place[key] is not None:
                 labels[names.get(key, key)] = place[key]
-    asked_for = {names.get(key, key) for key in (*(include_keys or ()), *(key_mapping or ()))}
+    asked_for = {names.get(key, key) for key in asked}
     data: dict[str, Any] = {}
     for key, value in labels.items():
         if get_field_type(key, error_on_unregistered=False) is not None:
@@ -100,6 +102,51 @@ def from_ase(
     data[CELL_KEY] = cell
     data[PBC_KEY] = np.asarray(atoms.pbc)
     return from_dict(data)
+
+
+def _places(atoms: Atoms) -> list[Mapping[str, Any]]:
+    """Return where labels are looked up; a calculator that would compute is left alone."""
+    from ase.calculators.singlepoint import SinglePointCalculator, SinglePointDFTCalculator
+
+    places: list[Mapping[str, Any]] = [atoms.arrays, atoms.info]
+    if isinstance(atoms.calc, SinglePointCalculator | SinglePointDFTCalculator):
+        places.append(atoms.calc.results)
+    return places
+
+
+def label_keys(atoms: Atoms) -> set[str]:
+    """Return the keys of all labels that a structure carries."""
+    return {key for place in _places(atoms) for key in place} - _GEOMETRY
+
+
+def asked_keys(
+    key_mapping: Mapping[str, str] | None,
+    include_keys: Sequence[str] | None,
+    exclude_keys: Sequence[str] | None,
+) -> set[str]:
+    """Return the keys that these arguments of `from_ase` ask for by name."""
+    return {*(include_keys or ()), *(key_mapping or ())} - {*(exclude_keys or ())} - _GEOMETRY
+
+
+def misspelled_key(asked: set[str], present: set[str], excluded: Iterable[str]) -> str:
+    """Return what is wrong where an absent key has nearly the name of an unused one, else "".
+
+    Args:
+        asked: keys asked for by name.
+        present: keys that are there.
+        excluded: keys that are not wanted, so that they are no candidates.
+    """
+    from ase.calculators.calculator import all_properties
+
+    unused = sorted(present - asked - {*all_properties, *excluded})
+    for key in sorted(asked - present):
+        # Only nearly equal names: 'my_force' for 'my_forces', not 'dft_energy' for 'mp2_energy'.
+        if near := difflib.get_close_matches(key, unused, n=1, cutoff=0.85):
+            return (
+                f"has no '{key}', but '{near[0]}' that nothing asks for; did you mean that? If "
+                f"not, name '{near[0]}' in exclude_keys"
+            )
+    return ""
 
 
 def _label(key: str, value: Any, atoms: int) -> np.ndarray:

@@ -17,12 +17,19 @@ from nequip_core.fields import (
     ATOM_TYPE_KEY,
     BATCH_KEY,
     CELL_KEY,
+    DATASET_KEY,
     EDGE_INDEX_KEY,
     EDGE_TRANSPOSE_PERM_KEY,
     EDGE_TYPE_KEY,
+    FORCE_KEY,
+    FREE_ENERGY_KEY,
     NUM_NODES_KEY,
     PBC_KEY,
+    PER_ATOM_ENERGY_KEY,
     POSITIONS_KEY,
+    TOTAL_CHARGE_KEY,
+    TOTAL_ENERGY_KEY,
+    TOTAL_SPIN_KEY,
     get_field_type,
     is_cartesian_tensor,
     is_long,
@@ -48,18 +55,31 @@ Frame = dict[str, torch.Tensor]
 
 # Integer fields that stay rank 1: one number a row, no trailing axis.
 _RANK_ONE = frozenset({NUM_NODES_KEY, BATCH_KEY, "atomic_numbers", ATOM_TYPE_KEY})
+# Numbers in a row where there is no choice; a magnetic moment may be a number or a vector.
+_NUMBERS = {
+    POSITIONS_KEY: 3,
+    FORCE_KEY: 3,
+    PER_ATOM_ENERGY_KEY: 1,
+    TOTAL_ENERGY_KEY: 1,
+    FREE_ENERGY_KEY: 1,
+    TOTAL_CHARGE_KEY: 1,
+    TOTAL_SPIN_KEY: 1,
+    DATASET_KEY: 1,
+}
 
 
 def from_dict(data: Mapping[str, Any]) -> Frame:
     """Return a frame with tensors of the right dtype and shape.
 
-    Arrays, lists and numbers become float64 (int64 for integer fields); tensors keep their dtype.
+    Arrays, lists and numbers become float64; tensors keep their dtype. Integer fields become int64,
+    from whole numbers of any type.
 
     Args:
         data: fields by name; needs ``pos``, (N, 3), length.
 
     Raises:
-        DataError: ``pos`` is missing, ``cell`` comes without ``pbc``, or a shape does not fit.
+        DataError: ``pos`` is missing or not finite, ``cell`` comes without ``pbc``, a shape does
+            not fit, or an integer field holds other numbers.
         TypeError: a value cannot become a tensor.
     """
     if POSITIONS_KEY not in data:
@@ -77,6 +97,7 @@ def from_dict(data: Mapping[str, Any]) -> Frame:
     for key, value in frame.items():
         frame[key] = _with_row_axis(key, value)
     _check_rows(frame)
+    _check_positions(frame[POSITIONS_KEY])
     return {key: value.contiguous() for key, value in frame.items()}
 
 
@@ -84,15 +105,15 @@ def _as_tensor(key: str, value: Any) -> torch.Tensor:
     if key == PBC_KEY:
         return torch.as_tensor(value, dtype=torch.bool)
     if isinstance(value, torch.Tensor):
-        return value.long() if is_long(key) and not value.is_floating_point() else value
+        return _whole(key, value) if is_long(key) else value
     try:
         array = np.asarray(value)
     except Exception as error:
         raise TypeError(f"'{key}' cannot become a tensor: {error}") from error
     if is_long(key):
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"'{key}' must hold integers, got {array.dtype}")
-        return torch.tensor(array, dtype=torch.int64)
+        if array.dtype.kind not in "iubf":
+            raise DataError(f"'{key}' must hold integers, got {array.dtype}")
+        return _whole(key, torch.tensor(array))
     if array.dtype.kind == "f":
         return torch.tensor(array, dtype=torch.float64)
     if array.dtype.kind in "iu" and isinstance(value, int | float | list | tuple):
@@ -100,6 +121,14 @@ def _as_tensor(key: str, value: Any) -> torch.Tensor:
     if array.dtype.kind in "iub":
         return torch.tensor(array)
     raise TypeError(f"'{key}' has the unsupported type {type(value).__name__} ({array.dtype})")
+
+
+def _whole(key: str, value: torch.Tensor) -> torch.Tensor:
+    if value.is_floating_point():
+        wrong = value[value != value.round()]  # of NaN as well
+        if len(wrong):
+            raise DataError(f"'{key}' must hold integers, got {wrong.reshape(-1)[0].item()}")
+    return value.long()
 
 
 def _with_row_axis(key: str, value: torch.Tensor) -> torch.Tensor:
@@ -134,8 +163,24 @@ def _check_rows(frame: Frame) -> None:
             raise DataError(
                 f"{kind} field '{key}' has shape {tuple(value.shape)}, expected {rows[kind]} rows"
             )
-    if frame[POSITIONS_KEY].shape[1:] != (3,):
-        raise DataError(f"'pos' must have shape (N, 3), got {tuple(frame[POSITIONS_KEY].shape)}")
+    for key, numbers in _NUMBERS.items():
+        if key in frame and frame[key].shape[1:] != (numbers,):
+            kind = get_field_type(key)
+            letter, row = ("N", "atom") if kind == "node" else ("F", "frame")
+            raise DataError(
+                f"'{key}' must have shape ({letter}, {numbers}), got {tuple(frame[key].shape)}: "
+                f"{numbers} number{'s' * (numbers > 1)} for each {row}"
+            )
+
+
+def _check_positions(positions: torch.Tensor) -> None:
+    wrong = ~positions.isfinite().all(dim=1)
+    if bool(wrong.any()):
+        atom = int(wrong.nonzero()[0])
+        raise DataError(
+            f"the position of atom {atom} is not finite: {positions[atom].tolist()} "
+            f"({int(wrong.sum())} of {len(positions)} atoms)"
+        )
 
 
 def num_frames(data: Frame) -> int:

@@ -14,6 +14,7 @@ from nequip_core.fields import (
     CELL_KEY,
     DATASET_KEY,
     NUM_NODES_KEY,
+    POSITIONS_KEY,
     STRESS_KEY,
     VIRIAL_KEY,
 )
@@ -170,7 +171,9 @@ class AddNaNStressTransform(torch.nn.Module):
         """Return the frame with a stress entry."""
         if STRESS_KEY not in data:
             shape = (num_frames(data), 3, 3)
-            data[STRESS_KEY] = torch.full(shape, torch.nan, dtype=torch.float64)
+            data[STRESS_KEY] = torch.full(
+                shape, torch.nan, dtype=torch.float64, device=data[POSITIONS_KEY].device
+            )
         return data
 
 
@@ -188,5 +191,7 @@ class DatasetIndexTransform(torch.nn.Module):
     def forward(self, data: Frame) -> Frame:
         """Return the frame with its data set's number."""
         shape = (num_frames(data), 1)
-        data[DATASET_KEY] = torch.full(shape, self.dataset_index, dtype=torch.int64)
+        data[DATASET_KEY] = torch.full(
+            shape, self.dataset_index, dtype=torch.int64, device=data[POSITIONS_KEY].device
+        )
         return data

@@ -20,8 +20,8 @@ class NonPeriodicCellTransform(torch.nn.Module):
     """Put molecules into orthogonal boxes, for engines that need a cell.
 
     The box is the extent of the positions with `padding` on each side; positions are shifted to
-    start at `padding`. Nothing changes where a frame is periodic in any direction, or where all
-    have a cell already; a cell of zeros, which stands for none, counts as absent.
+    start at `padding`. A frame of a batch stays as it is where it is periodic in any direction, or
+    has a cell already; a cell of zeros, which stands for none, counts as absent.
 
     Args:
         padding: length between the atoms and each face of the box.
@@ -40,13 +40,18 @@ class NonPeriodicCellTransform(torch.nn.Module):
 
     def forward(self, data: Frame) -> Frame:
         """Return the frame, or batch, with its cells."""
-        if PBC_KEY not in data or bool(data[PBC_KEY].any()):
-            return data
-        cells = data.get(CELL_KEY)
-        if cells is not None and bool(cells.any()) and not self.override_cell:
+        if PBC_KEY not in data:
             return data
         positions = data[POSITIONS_KEY]
         frames = num_frames(data)
+        cells = data.get(CELL_KEY)
+        if cells is None:
+            cells = positions.new_zeros((frames, 3, 3))
+        boxed = ~data[PBC_KEY].view(frames, 3).any(dim=1)
+        if not self.override_cell:
+            boxed = boxed & ~cells.view(frames, 9).any(dim=1)
+        if not bool(boxed.any()):
+            return data
         batch = data.get(BATCH_KEY)
         if batch is None:
             batch = positions.new_zeros(len(positions), dtype=torch.int64)
@@ -57,6 +62,8 @@ class NonPeriodicCellTransform(torch.nn.Module):
             )
             for reduction in ("amin", "amax")
         )
-        data[POSITIONS_KEY] = positions + (self.padding - low).index_select(0, batch)
-        data[CELL_KEY] = torch.diag_embed(high - low + 2.0 * self.padding)
+        shift = torch.where(boxed.unsqueeze(-1), self.padding - low, 0.0)
+        boxes = torch.diag_embed(high - low + 2.0 * self.padding)
+        data[POSITIONS_KEY] = positions + shift.index_select(0, batch)
+        data[CELL_KEY] = torch.where(boxed.view(-1, 1, 1), boxes, cells)
         return data

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from nequip_core.ase_conversion import from_ase
+from nequip_core.ase_conversion import asked_keys, from_ase, label_keys, misspelled_key
 from nequip_core.errors import ConfigError, DataError, NequIPError, closest
 from nequip_core.files import require_file
 from nequip_core.frames import Frame, num_nodes
@@ -26,6 +27,7 @@ __all__ = [
     "SubsetByRandomSlice",
 ]
 
+_LOG = logging.getLogger(__name__)
 Transform = Callable[[Frame], Frame]
 _EMT_ELEMENTS = ("Cu", "Pd", "Au", "Pt", "Al", "Ni", "Ag")
 
@@ -127,15 +129,18 @@ class ASEDataset(AtomicDataset):
         file_path: a file in any format of ``ase.io``.
         transforms: see `AtomicDataset`.
         ase_args: further arguments of ``ase.io.iread``, e.g. ``{format: extxyz}``.
-        include_keys: keys of the file's arrays and info to take under their own names.
+        include_keys: keys of the file's arrays and info to take under their own names. Frames may
+            lack some; a key that no frame has is warned of, and refused where the file has another
+            one of nearly the same name that nothing asks for.
         exclude_keys: keys to leave out.
-        key_mapping: key in the file -> field name.
+        key_mapping: key in the file -> field name; likewise.
         energy_units: see `AtomicDataset`.
         length_units: see `AtomicDataset`.
 
     Raises:
         MissingFileError: there is no such file.
-        DataError: ASE cannot read the file, it holds no frames, or a frame is malformed.
+        DataError: ASE cannot read the file, it holds no frames, a frame is malformed, or a key is
+            misspelled.
     """
 
     def __init__(
@@ -157,23 +162,45 @@ class ASEDataset(AtomicDataset):
                 f"ase_args must not contain '{forbidden[0]}': all frames of file_path are read; "
                 "choose among them by split_dataset"
             )
+        structures = _read_file(self.file_path, dict(ase_args or {}))
+        self._check_keys(
+            structures, asked_keys(key_mapping, include_keys, exclude_keys), exclude_keys
+        )
         self.frames = [
-            self._frame(atoms, index, key_mapping, include_keys, exclude_keys)
-            for index, atoms in enumerate(_read_file(self.file_path, dict(ase_args or {})))
+            self._frame(atoms, index, key_mapping or {}, include_keys, exclude_keys)
+            for index, atoms in enumerate(structures)
         ]
         if not self.frames:
             raise DataError(f"'{self.file_path}' holds no frames")
+
+    def _check_keys(
+        self, structures: Sequence[Atoms], asked: set[str], excluded: Sequence[str]
+    ) -> None:
+        """Refuse a misspelled key; a frame may lack what other frames have."""
+        present = {key for atoms in structures for key in label_keys(atoms)}
+        if fault := misspelled_key(asked, present, excluded):
+            raise DataError(f"{self} {fault}")
+        if structures and (absent := sorted(asked - present)):
+            _LOG.warning(
+                "no frame of %s has %s; the file has %s",
+                self,
+                " or ".join(f"'{key}'" for key in absent),
+                ", ".join(f"'{key}'" for key in sorted(present)) or "no labels",
+            )
 
     def _frame(
         self,
         atoms: Atoms,
         index: int,
-        key_mapping: Mapping[str, str] | None,
+        key_mapping: Mapping[str, str],
         include_keys: Sequence[str],
         exclude_keys: Sequence[str],
     ) -> Frame:
+        present = label_keys(atoms)
+        mapping = {key: field for key, field in key_mapping.items() if key in present}
+        included = [key for key in include_keys if key in present]
         try:
-            return from_ase(atoms, key_mapping, include_keys, exclude_keys)
+            return from_ase(atoms, mapping, included, exclude_keys)
         except (NequIPError, ValueError, TypeError) as error:
             raise DataError(f"frame {index} of '{self.file_path}': {error}") from error
 
