@@ -42,6 +42,7 @@ SUITES = {
     **{name: f"packages/{name}/tests" for name in DISTRIBUTIONS},
     "contracts": "tests/contracts",
     "golden": "tests/golden",
+    "compat": "tests/compat",
     "extension": "tests/extension",
     "e2e": "tests/e2e",
 }
@@ -70,7 +71,7 @@ for found in pkgutil.walk_packages({module}.__path__, "{module}."):
 REFERENCE = "nequip==0.19.1"
 PARITY_LAYERS = ("nequip-core", "nequip-model")
 # Versions whose networks nequip-model imports. They ask for e3nn releases of their own.
-REFERENCE_VERSIONS = ("0.10.0", "0.12.1", "0.14.0", "0.16.2", "0.17.1", "0.19.1")
+REFERENCE_VERSIONS = ("0.10.0", "0.12.1", "0.14.0", "0.15.0", "0.16.2", "0.17.1", "0.19.1")
 TORCH_ALONE = ("-c", "tools/constraints/torch-2.13.0-alone.txt")
 # An extension package as published, which must run on our layers unchanged.
 EXTENSION = "nequip-allegro==0.8.3"
@@ -187,7 +188,7 @@ def parity(session: nox.Session) -> None:
 @nox.session(requires=["workspace"])
 @nox.parametrize("version", [nox.param(name, id=name) for name in REFERENCE_VERSIONS])
 def reference_versions(session: nox.Session, version: str) -> None:
-    """Train, package and predict with an older nequip, and import what it wrote."""
+    """Train, package and predict with an older nequip; load, import and convert what it wrote."""
     session.install(*TORCH_ALONE, *SDIST_TOOLS, f"nequip=={version}")
     made = Path(session.create_tmp()) / "made"
     session.run("python", "tools/golden/reference_write.py", str(made))
