@@ -46,7 +46,7 @@ print("e3nn" in sys.modules, "nequip_model" in sys.modules)
 
 
 def predict(folder: Path, load: str, impostors: Path) -> subprocess.CompletedProcess[str]:
-    """Run the golden frames of `folder` with what is in `impostors` instead of what is installed."""
+    """Run the golden frames of `folder` with `impostors` before what is installed."""
     return subprocess.run(
         [sys.executable, "-c", PREDICT, str(folder), load],
         env={**os.environ, "PYTHONPATH": str(impostors), "OMP_NUM_THREADS": "1"},

@@ -7,7 +7,7 @@ environment with nequip-model and nequip-package.
 |---|---|---|
 | snapshot: the code in the package runs | packages | 1e-12 |
 | import: weights mapped into our architecture | packages, checkpoints | 1e-10 |
-| convert: that, written as a package of ours and loaded by rebuild | packages, checkpoints | 1e-10 |
+| convert: that, as a package of ours, loaded by rebuild | packages, checkpoints | 1e-10 |
 """
 
 from __future__ import annotations
