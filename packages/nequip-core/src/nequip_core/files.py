@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,19 +22,26 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file lives in a hidden folder beside `final`, so the rename stays on one file
     system and a writer that derives names from the file name sees the final one. On any
-    exception, an interrupt included, nothing is left behind and an existing `final` is untouched.
+    exception, an interrupt at any moment included, nothing is left behind and an existing `final`
+    is untouched. Further temporary files may be put beside the yielded path.
 
     Args:
         final: where the file shall appear; its folder is created if needed.
     """
     target = Path(final)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    folder = target.parent / f".{target.name}.{secrets.token_hex(6)}"
+    # Known to the end of the process before it exists: an interrupt may come between any two steps,
+    # those of the removal below included.
+    remove = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(remove)
     try:
+        folder.mkdir(mode=0o700)
         yield folder / target.name
         (folder / target.name).replace(target)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove()
+        atexit.unregister(remove)
 
 
 def require_file(path: str | os.PathLike[str], what: str) -> Path:
