@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-fields", nargs="+", metavar="FIELD", help="in place of --target: output fields"
     )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="consent to running the code that the file carries: only for files whose origin you "
+        "trust (look first: nequip-package audit FILE)",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
@@ -106,7 +112,8 @@ def _compile(options: argparse.Namespace) -> None:
     from nequip_core.saved_model import load_saved_model, select_model
 
     with stage(f"reading {source}"):
-        model = select_model(load_saved_model(source), options.model)
+        saved = load_saved_model(source, trust_code=options.trust_code or None)
+        model = select_model(saved, options.model)
     compile_model(model, output, _target(options), options.device)
     _report(output, time.perf_counter() - start)
 

@@ -64,7 +64,8 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "nequip.data.datamodule": {
-        "nequip_train.data.datamodules": ("ASEDataModule", "NequIPDataModule"),
+        "nequip_train.data.ase_datamodule": ("ASEDataModule",),
+        "nequip_train.data.datamodules": ("NequIPDataModule",),
     },
     "nequip.data.dataset": {
         "nequip_train.data.array_datasets": ("HDF5Dataset", "NPZDataset"),
@@ -96,6 +97,8 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_model.pair_potentials": ("ZBLPairPotential",),
         "nequip_model.builder": ("model_builder",),
         "nequip_model.modify": ("modify",),
+        "nequip_model.checkpoint_bases": ("ModelFromCheckpoint",),
+        "nequip_core.archive.loading": ("ModelFromPackage", "ModelTypeNamesFromPackage"),
     },
     "nequip.model.modify_utils": {
         "nequip_core.modifiers": ("get_all_modifiers", "only_apply_persistent_modifiers"),

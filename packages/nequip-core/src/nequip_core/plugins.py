@@ -7,6 +7,8 @@
 | `nequip.neighbor_backends` | a function or a spec, see `nequip_core.neighbors` | `nequip_core.neighbors` |
 | `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
+| `nequip.rebuild` | a function ``(description) -> model``, of which there is one | `nequip_core.archive.rebuild` |
+| `nequip.before_training` | a function ``(models) -> list of warnings`` that raises a `NequIPError` against training them | `nequip-train` |
 | `nequip.extension` | a top-level module, imported on demand | `nequip-train`, `nequip-package` |
 """  # noqa: E501
 
@@ -21,11 +23,13 @@ from nequip_core.errors import PluginError, closest
 
 __all__ = [
     "ARCHITECTURES",
+    "BEFORE_TRAINING",
     "COMPILE_TARGETS",
     "EXTENSIONS",
     "MODEL_LOADERS",
     "NEIGHBOR_BACKENDS",
     "PACKAGING",
+    "REBUILD",
     "extension_entries",
     "import_extensions",
     "load_plugin",
@@ -34,11 +38,13 @@ __all__ = [
 ]
 
 ARCHITECTURES = "nequip.architectures"
+BEFORE_TRAINING = "nequip.before_training"
 COMPILE_TARGETS = "nequip.compile_targets"
 EXTENSIONS = "nequip.extension"
 MODEL_LOADERS = "nequip.model_loaders"
 NEIGHBOR_BACKENDS = "nequip.neighbor_backends"
 PACKAGING = "nequip.packaging"
+REBUILD = "nequip.rebuild"
 
 
 def _distribution(entry: importlib.metadata.EntryPoint) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nequip_core.archive.trust import trusting
 from nequip_core.errors import (
     ConfigError,
     FileFormatError,
@@ -78,17 +79,22 @@ class SavedModel:
     loaded_by: Literal["snapshot", "rebuild"] | None = None
 
 
-def load_saved_model(path: str | os.PathLike[str]) -> SavedModel:
+def load_saved_model(
+    path: str | os.PathLike[str], trust_code: bool | None = None
+) -> SavedModel:
     """Return the models of a saved file; its name's ending says which loader reads it.
 
     Args:
         path: a file whose name ends in ``.`` and an entry name of `nequip.model_loaders`.
+        trust_code: consent to run code that the file carries, see
+            `nequip_core.archive.loading.load_package`.
 
     Raises:
         MissingFileError: there is no such file.
         FileFormatError: no loader reads files of that ending, or the file is not what it claims.
         MissingDependencyError: the loader's distribution is not installed.
         PluginError: the loader does not import.
+        TrustError: code in the file may not run, and it cannot be loaded without.
     """
     name = Path(path).name
     known = plugin_names(MODEL_LOADERS)
@@ -105,7 +111,8 @@ def load_saved_model(path: str | os.PathLike[str]) -> SavedModel:
         )
     loader = load_plugin(MODEL_LOADERS, suffix)
     try:
-        return loader(found)
+        with trusting(trust_code):
+            return loader(found)
     except NequIPError:
         raise
     except OSError as error:

@@ -51,6 +51,7 @@ _OWN_ARGUMENTS = (
     "neighborlist_backend",
     "neighborlist_skin",
     "model_name",
+    "trust_code",
 )
 
 
@@ -174,6 +175,7 @@ class NequIPCalculator(Calculator):
         neighborlist_backend: str = DEFAULT_BACKEND,
         neighborlist_skin: float = DEFAULT_SKIN,
         model_name: str = SOLE_MODEL,
+        trust_code: bool | None = None,
         **kwargs: Any,
     ) -> NequIPCalculator:
         """Return the calculator of a ``.nequip.zip`` package, run without compilation.
@@ -185,12 +187,15 @@ class NequIPCalculator(Calculator):
             neighborlist_backend: see `from_compiled_model`.
             neighborlist_skin: see `from_compiled_model`.
             model_name: which model of the package.
+            trust_code: True consents to running the code that the file carries, False refuses it;
+                None: see `nequip_core.archive.loading.load_package`.
             **kwargs: of the class, other than `transforms`.
 
         Raises:
             MissingFileError: there is no such file.
             FileFormatError: the file is not a package.
             ConfigError: the species map does not fit, or there is no such model.
+            TrustError: code in the file may not run, and it cannot be loaded without.
         """
         return cls._from_saved_model(
             require_suffix(package_path, ".nequip.zip", "package"),
@@ -199,6 +204,7 @@ class NequIPCalculator(Calculator):
             model_name=model_name,
             neighborlist_backend=neighborlist_backend,
             neighborlist_skin=neighborlist_skin,
+            trust_code=trust_code,
             **kwargs,
         )
 
@@ -211,6 +217,7 @@ class NequIPCalculator(Calculator):
         neighborlist_backend: str = DEFAULT_BACKEND,
         neighborlist_skin: float = DEFAULT_SKIN,
         model_name: str = SOLE_MODEL,
+        trust_code: bool | None = None,
         **kwargs: Any,
     ) -> NequIPCalculator:
         """Return the calculator of a ``.ckpt`` checkpoint; needs nequip-model.
@@ -222,6 +229,8 @@ class NequIPCalculator(Calculator):
             neighborlist_backend: see `from_compiled_model`.
             neighborlist_skin: see `from_compiled_model`.
             model_name: which model of the checkpoint.
+            trust_code: True consents to running the code that the file carries, False refuses it;
+                None: see `nequip_core.archive.loading.load_package`.
             **kwargs: of the class, other than `transforms`.
 
         Raises:
@@ -229,6 +238,7 @@ class NequIPCalculator(Calculator):
             FileFormatError: the file is not a checkpoint of this project.
             MissingDependencyError: nequip-model is not installed.
             ConfigError: the species map does not fit, or there is no such model.
+            TrustError: code in the file may not run, and it cannot be loaded without.
         """
         return cls._from_saved_model(
             require_suffix(checkpoint_path, ".ckpt", "checkpoint"),
@@ -237,6 +247,7 @@ class NequIPCalculator(Calculator):
             model_name=model_name,
             neighborlist_backend=neighborlist_backend,
             neighborlist_skin=neighborlist_skin,
+            trust_code=trust_code,
             **kwargs,
         )
 
@@ -251,6 +262,7 @@ class NequIPCalculator(Calculator):
         compile_mode: str = "eager",
         neighborlist_backend: str = DEFAULT_BACKEND,
         neighborlist_skin: float = DEFAULT_SKIN,
+        trust_code: bool | None = None,
         **kwargs: Any,
     ) -> NequIPCalculator:
         """Return the calculator of a checkpoint or package; a name that other tools know.
@@ -263,7 +275,7 @@ class NequIPCalculator(Calculator):
                 "saved models run as they are: allow_tf32 must be False and compile_mode 'eager', "
                 f"got {allow_tf32!r} and {compile_mode!r}; nequip-compile makes a faster model"
             )
-        model = select_model(load_saved_model(model_path), model_name)
+        model = select_model(load_saved_model(model_path, trust_code), model_name)
         text = model.metadata.get("per_edge_type_cutoff")  # type: ignore[union-attr, operator]
         transforms = _transforms(
             model,

@@ -7,7 +7,9 @@ without unpickling anything but tensors and plain containers. Its parts:
 - ``hyper_parameters``: the arguments of the training module, ``model`` among them (a config with
   ``_target_``), and ``info_dict`` with the versions and the resolved config;
 - ``state_dict``: ``model.<model name>.<tensor>``; with an exponential moving average also
-  ``ema.ema_weight_<k>``, k counting ``model.parameters()``.
+  ``ema.ema_weight_<k>``, k counting ``model.parameters()``;
+- ``nequip_bases``: of a training that started from a package or another checkpoint, what rebuilds
+  the model without these files, see `nequip_core.archive.embedded`.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ from typing import Any
 
 import torch
 
+from nequip_core.archive.embedded import check_bases, recording
 from nequip_core.errors import ConfigError, FileFormatError
 from nequip_core.files import require_file, require_suffix
 from nequip_core.instantiate import instantiate
 from nequip_core.modifiers import only_apply_persistent_modifiers
 from nequip_core.saved_model import SOLE_MODEL, SavedModel
+from nequip_model.checkpoint_bases import config_from_file, without_consent
 
 __all__ = [
+    "BASES_KEY",
     "CHECKPOINT_VERSION",
     "VERSION_KEY",
     "build_models",
@@ -39,6 +44,8 @@ CHECKPOINT_VERSION = 1
 """The version written today; a reader refuses newer ones and upgrades older ones."""
 
 VERSION_KEY = "nequip_checkpoint_version"
+
+BASES_KEY = "nequip_bases"
 
 # What torch.load raises for a file that is something else, is cut short, or would run code.
 _DAMAGED = (
@@ -55,7 +62,9 @@ _EMA_PREFIX = "ema.ema_weight_"
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return a checkpoint's content on CPU.
+    """Return a checkpoint's content on CPU; nothing that its configs name is imported.
+
+    The model config comes without ``trust_code``: consent is not the file's to give.
 
     Args:
         path: a ``.ckpt`` file.
@@ -92,6 +101,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not isinstance(content["hyper_parameters"].get("model"), dict):
         raise FileFormatError(f"'{found}' holds no model config in 'hyper_parameters'")
+    parameters = content["hyper_parameters"]
+    content["hyper_parameters"] = {**parameters, "model": without_consent(parameters["model"])}
+    if BASES_KEY in content:
+        check_bases(content[BASES_KEY], f"'{found}'")
+        content[BASES_KEY] = without_consent(content[BASES_KEY])
     return content
 
 
@@ -155,19 +169,31 @@ def load_model_weights(models: torch.nn.ModuleDict, state: Mapping[str, torch.Te
             parameters[index].copy_(value)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> SavedModel:
+def load_checkpoint(path: str | os.PathLike[str], trust_code: bool | None = None) -> SavedModel:
     """Return the models of a checkpoint with their weights for prediction, in eval mode, on CPU.
+
+    Args:
+        path: a ``.ckpt`` file.
+        trust_code: consent to run the code of a package that it was trained from, and to build
+            what is not of this project or a registered extension package; see
+            `nequip_core.archive.loading.load_package`.
 
     Raises:
         MissingFileError: there is no such file.
         FileFormatError: it is not a checkpoint of ours, or its weights do not fit its model.
         ConfigError: its model cannot be built by what is installed.
+        TrustError: its model takes code that may not run.
     """
     content = read_checkpoint(path)
     hyper_parameters = content["hyper_parameters"]
+    config = hyper_parameters["model"]
     # Accelerations are of the run that trained; who loads the model asks for its own.
-    with only_apply_persistent_modifiers():
-        models = build_models(hyper_parameters["model"])
+    with (
+        only_apply_persistent_modifiers(),
+        recording(keep_contents=False) as record,
+        config_from_file(config, content.get(BASES_KEY), path, trust_code),
+    ):
+        models = build_models(config)
     load_model_weights(models, content["state_dict"])
     info = dict(hyper_parameters.get("info_dict") or {})
     versions = {key: str(value) for key, value in (info.pop("versions", None) or {}).items()}
@@ -176,4 +202,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> SavedModel:
         config=info,
         versions=versions,
         source=require_file(path, "checkpoint"),
+        parent=record.parents[0] if record.parents else None,
+        training=_training(content),
     )
+
+
+def _training(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how far the training had come, as plain numbers."""
+    found = {key: int(content[key]) for key in ("epoch", "global_step") if key in content}
+    for state in (content.get("callbacks") or {}).values():
+        score = state.get("best_model_score") if isinstance(state, Mapping) else None
+        if score is not None and state.get("monitor"):
+            return {**found, "monitor": str(state["monitor"]), "best_score": float(score)}
+    return found

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
 import torch
 
+from nequip_core.archive.embedded import recording
 from nequip_core.errors import ConfigError, NequIPError
 from nequip_core.fields import NUM_NODES_KEY, TOTAL_ENERGY_KEY
 from nequip_core.frames import Frame, detach_, num_frames
 from nequip_core.saved_model import SOLE_MODEL
-from nequip_model.checkpoint import CHECKPOINT_VERSION, VERSION_KEY, build_models
+from nequip_model.checkpoint import BASES_KEY, CHECKPOINT_VERSION, VERSION_KEY, build_models
+from nequip_model.checkpoint_bases import remember_config
 from nequip_train.construction import build, call, resolve_target
 from nequip_train.ema import EMAWeights
 from nequip_train.metrics_manager import WEIGHTED_SUM, MetricsManager
@@ -72,7 +75,10 @@ class NequIPLightningModule(lightning.LightningModule):
         self.optimizer_config = optimizer
         self.lr_scheduler_config = lr_scheduler
         self.world_size = 1
-        self.model = self._build_model()
+        # A model that starts from a file: every checkpoint carries what rebuilds it.
+        with recording() as record:
+            self.model = self._build_model()
+        self._bases = record.bases
         first: Any = next(iter(self.model.values()))
         self.type_names: list[str] = list(first.type_names)
         self.loss = self._manager(loss, "loss")
@@ -85,9 +91,9 @@ class NequIPLightningModule(lightning.LightningModule):
         self.run_stage: torch.Tensor
 
     def _build_model(self) -> torch.nn.ModuleDict:
-        """Return the models by name."""
+        """Return the models by name, in train mode whatever they come from."""
         try:
-            return build_models(self.model_config)
+            return build_models(self.model_config).train()
         except (NequIPError, TypeError, ValueError, KeyError) as error:
             kind = type(error) if isinstance(error, NequIPError) else ConfigError
             raise kind(f"training_module.model: {error}") from error
@@ -249,8 +255,11 @@ class NequIPLightningModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {**options, "scheduler": scheduler}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the version of the checkpoint's layout."""
+        """Add the version of the checkpoint's layout, and what the model was built from."""
         checkpoint[VERSION_KEY] = CHECKPOINT_VERSION
+        if self._bases:
+            checkpoint[BASES_KEY] = self._bases
+        remember_config(self.model_config)
 
 
 def _scheduler(config: Config, optimizer: torch.optim.Optimizer, where: str) -> Any:
@@ -290,8 +299,7 @@ class EMALightningModule(NequIPLightningModule):
     @property
     def evaluation_model(self) -> torch.nn.ModuleDict:
         """A copy of the models that has the averaged weights."""
-        models = self._build_model().to(self.device)
-        models.load_state_dict(self.model.state_dict())
+        models = copy.deepcopy(self.model)
         with torch.no_grad():
             for parameter, average in zip(models.parameters(), self.ema.weights(), strict=True):
                 parameter.copy_(average)

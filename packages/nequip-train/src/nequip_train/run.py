@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.instantiate import TARGET
 from nequip_core.plugins import import_extensions
+from nequip_train.before_training import check_before_training
 from nequip_train.check import Plan, check_config, resolve, training_module
 from nequip_train.construction import SPECIAL_KEYS, build, call, resolve_target
 from nequip_train.metrics_table import print_metrics
@@ -60,8 +61,10 @@ def run(config: DictConfig) -> None:
     if checkpoint is None:
         module = _fresh_module(config, plan, datamodule, info)
     else:
-        module = _restored_module(checkpoint, datamodule, info)
+        module = _restored_module(checkpoint, datamodule, info, plan.checkpoint, _consent(config))
         first = int(checkpoint["state_dict"]["run_stage"])
+        if "train" in plan.stages[first:]:
+            check_before_training(module.model)
         _LOG.info("continuing from %s; training_module is that of the checkpoint", plan.checkpoint)
     _check_monitors(trainer, module)
     _check_labels(datamodule, module, plan.stages)
@@ -161,15 +164,42 @@ def _fresh_module(
     return training_module(resolved, datamodule.num_datasets, info)
 
 
+def _consent(config: DictConfig) -> bool | None:
+    """Return the consent to run code of packages that the model section of the config gives.
+
+    The model is that of the checkpoint, but a checkpoint cannot consent to its own code.
+    """
+    from omegaconf import OmegaConf
+
+    waiting: list[Any] = [OmegaConf.to_container(config.training_module, resolve=False)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if value.get("trust_code") is True:
+                return True
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return None
+
+
 def _restored_module(
-    checkpoint: Mapping[str, Any], datamodule: NequIPDataModule, info: dict[str, Any]
+    checkpoint: Mapping[str, Any],
+    datamodule: NequIPDataModule,
+    info: dict[str, Any],
+    path: str | None,
+    trust_code: bool | None,
 ) -> NequIPLightningModule:
+    from nequip_model.checkpoint import BASES_KEY
+    from nequip_model.checkpoint_bases import config_from_file
+
     hyper_parameters = dict(checkpoint["hyper_parameters"])
     written = hyper_parameters.pop("info_dict")["training_module"]
     info["training_module"] = written
     hyper_parameters.pop("num_datasets", None)
     config = {**hyper_parameters, TARGET: written[TARGET]}
-    module = training_module(config, datamodule.num_datasets, info)
+    with config_from_file(config["model"], checkpoint.get(BASES_KEY), str(path), trust_code):
+        module = training_module(config, datamodule.num_datasets, info)
     module.load_state_dict(checkpoint["state_dict"])
     return module
 
