@@ -58,6 +58,7 @@ LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
 # The graph of imports is read from source: the layers are installed without their dependencies.
 IMPORT_TOOLS = ("import-linter", "packaging")
 DEMO_TOOLS = ("matplotlib",)
+RELEASE_TOOLS = ("build",)
 
 # Every module of a wheel, to notice what an editable install supplies by accident.
 IMPORT_ALL = """
@@ -110,6 +111,7 @@ def workspace(session: nox.Session) -> None:
         *LINT_TOOLS,
         *IMPORT_TOOLS,
         *DEMO_TOOLS,
+        *RELEASE_TOOLS,
     )
     stamp.write_text(workspace_fingerprint())
 
@@ -218,12 +220,19 @@ def bench(session: nox.Session) -> None:
     session.run("pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs)
 
 
+@nox.session(python=False, requires=["workspace"])
+@nox.parametrize("dist", [nox.param(name, id=name) for name in DISTRIBUTIONS])
+def release(session: nox.Session, dist: str) -> None:
+    """Check, build, install, import and record a release: `nox -s "release(nequip-core)"`."""
+    run_in_workspace(session, "tools/release.py", dist, *session.posargs)
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Build every wheel from its sdist, look inside, and import each from a clean environment."""
     output = ROOT / "dist"
     shutil.rmtree(output, ignore_errors=True)
-    session.install("build", *BUILD_BACKEND)
+    session.install(*RELEASE_TOOLS, *BUILD_BACKEND)
     for folder in folders(*DISTRIBUTIONS):
         session.run("python", "-m", "build", "--no-isolation", "--outdir", str(output), folder)
     session.run("python", "tools/check_archives.py", str(output))
