@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from nequip_core.command_line import run_command
 from nequip_package._version import __version__
-from nequip_package.commands import build, info, members
+from nequip_package.commands import audit, build, diff, info, members
 
 __all__ = ["main"]
 
-_SUBCOMMANDS = (build, info, members)
+_SUBCOMMANDS = (build, info, members, diff, audit)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -26,7 +27,15 @@ def main(args: Sequence[str] | None = None) -> int:
     if options.subcommand is None:
         parser.print_help(sys.stderr)
         return 2
-    return run_command(lambda: options.body(options))
+    try:
+        code = run_command(lambda: options.body(options))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # What reads the output, `head` for instance, has seen enough. The interpreter flushes
+        # standard output once more when it ends, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,33 +3,147 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
 
+if TYPE_CHECKING:
+    from nequip_core.archive.reader import PackageReader
+
 __all__ = ["add_parser"]
+
+_TITLE = "Package Metadata"
+_MODIFIERS_TITLE = "Available Modifiers"
 
 
 def add_parser(commands: Any) -> None:
     """Add ``info`` to the subcommands."""
-    parser = commands.add_parser("info", help="show what a package states about itself")
+    parser = commands.add_parser(
+        "info",
+        help="show what a package states about itself",
+        description="Show what a package states about itself. Nothing of the package is run.",
+    )
     parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
-    parser.add_argument("--yaml", action="store_true", help="print YAML for machines")
+    parser.add_argument(
+        "--modifiers",
+        "--get-modifiers",
+        action="store_true",
+        dest="modifiers",
+        help="also list the modifiers that its models offer",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--yaml", action="store_true", help="print YAML for machines")
+    form.add_argument("--json", action="store_true", help="print JSON for machines")
+    form.add_argument("--config", action="store_true", help="print the training config, as it is")
     parser.set_defaults(body=_info)
 
 
 def _info(options: argparse.Namespace) -> None:
-    import yaml
-
     from nequip_core.archive.reader import PackageReader
 
-    metadata = PackageReader(options.pkg_path).metadata
-    if options.yaml:
-        print(
-            yaml.safe_dump({"package_metadata": metadata}, sort_keys=False, allow_unicode=True),
-            end="",
-        )
+    package = PackageReader(options.pkg_path)
+    if options.config:
+        print(package.config_text, end="")
         return
-    title = "Package Metadata"
-    print(f"{title}\n{'=' * len(title)}")
-    print(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True), end="")
+    modifiers = _modifiers(package) if options.modifiers else None
+    if not (options.yaml or options.json):
+        _print_for_people(package, modifiers)
+        return
+    from nequip_package.console import json_text, yaml_text
+
+    content: dict[str, Any] = {"package": _facts(package), "package_metadata": package.metadata}
+    if modifiers is not None:
+        content["modifiers"] = modifiers
+    print(json_text(content) if options.json else yaml_text(content))
+
+
+def _modifiers(package: PackageReader) -> list[dict[str, Any]]:
+    """Return the modifiers of all models, each once, by name."""
+    from nequip_package.source_modifiers import packaged_modifiers
+
+    found = {
+        entry["name"]: entry for model in packaged_modifiers(package).values() for entry in model
+    }
+    return [found[name] for name in sorted(found)]
+
+
+def _facts(package: PackageReader) -> dict[str, Any]:
+    """Return what can be told of the file beside its metadata."""
+    from nequip_core.archive.trust import is_trusted
+
+    facts: dict[str, Any] = {
+        "format": package.format_version,
+        "identity": package.identity,
+        "size": package.path.stat().st_size,
+        "members": len(package.members()),
+        "built_here": is_trusted(package.identity),
+        "architectures": _architectures(package),
+        "signers": [entry.get("signer", "") for entry in package.signatures()],
+        "lineage": [
+            {key: step.get(key) for key in ("relation", "digest", "format", "packager")}
+            for step in package.lineage
+        ],
+    }
+    return facts
+
+
+def _architectures(package: PackageReader) -> dict[str, str | None]:
+    """Return for each model the builder that makes it anew, or None."""
+    found: dict[str, str | None] = {}
+    for name, described in ((package.architecture or {}).get("models") or {}).items():
+        if not isinstance(described, dict):
+            found[name] = None
+            continue
+        version = described.get("version")
+        suffix = "" if version is None else f" (version {version})"
+        found[name] = f"{described.get('architecture')}{suffix}"
+    return found
+
+
+def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | None) -> None:
+    from nequip_package.console import aligned_yaml, columns, heading, size_text, visible
+
+    facts = _facts(package)
+    rebuilt = [name for name, builder in facts["architectures"].items() if builder]
+    rows = [
+        ("format", str(facts["format"])),
+        ("identity", facts["identity"]),
+        ("size", f"{size_text(facts['size'])}, {facts['members']} members"),
+        ("code", "built here: loads with its own code" if facts["built_here"] else _FOREIGN),
+        *(("model", f"{name}: {facts['architectures'][name]}") for name in rebuilt),
+        *(("signed by", visible(signer)) for signer in facts["signers"]),
+        *(
+            ("from", f"{step['relation']} {str(step['digest'])[:16]} by {step['packager']}")
+            for step in facts["lineage"]
+        ),
+    ]
+    print(heading(visible(package.path.name)))
+    for line in columns((name, visible(text)) for name, text in rows):
+        print(line)
+    print(f"\n{heading(_TITLE)}")
+    shown = {key: value for key, value in package.metadata.items() if key != "modifiers"}
+    for line in aligned_yaml(shown):
+        print(line)
+    if modifiers is not None:
+        _print_modifiers(modifiers)
+
+
+_FOREIGN = "not built here: runs only with --trust-code"
+
+
+def _print_modifiers(modifiers: list[dict[str, Any]]) -> None:
+    from nequip_package.console import heading, visible
+
+    print(f"\n{heading(_MODIFIERS_TITLE)}")
+    if not modifiers:
+        print("none")
+    for number, entry in enumerate(modifiers, 1):
+        kind = "persistent" if entry.get("persistent") else "non-persistent"
+        arguments = ", ".join(
+            name if default is None else f"{name}={default}"
+            for name, default in (entry.get("arguments") or {}).items()
+        )
+        signature = f"\t{arguments}" if arguments else ""
+        print(visible(f"{number}. {entry['name']}") + f"\t({kind}){visible(signature)}")
+        for line in str(entry.get("doc") or "").splitlines():
+            print(f"   {visible(line)}".rstrip())
