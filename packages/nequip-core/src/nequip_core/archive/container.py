@@ -2,24 +2,148 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from nequip_core.archive.format import TOP_FOLDER
 from nequip_core.archive.member_names import duplicate_name, name_fault
+from nequip_core.archive.zip_directory import StructureError, check_canonical, read_records
 from nequip_core.archive.zip_records import Record, central_header, end_records, local_header
-from nequip_core.errors import FileFormatError
+from nequip_core.errors import FileFormatError, MissingFileError
 
-__all__ = ["write_archive"]
+__all__ = ["Entry", "Section", "read_entries", "require_canonical", "write_archive"]
 
 _CHUNK = 2**20
 
+Content = bytes | Path | Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One member of a container.
+
+    Attributes:
+        name: full name, the top folder included.
+        size: of its data in bytes.
+        offset: where its data start in the file.
+        crc: CRC-32 of its data, as its headers state it.
+        header: where its local header starts.
+    """
+
+    name: str
+    size: int
+    offset: int
+    crc: int
+    header: int
+
+
+def read_entries(path: str | os.PathLike[str]) -> list[Entry]:
+    """Return the members of a container in the order of its directory, after every check on it.
+
+    Memory and time depend on the number of members, not on what sizes they claim. Nothing of
+    their data is read, so checksums are not compared.
+
+    Raises:
+        MissingFileError: the file cannot be read.
+        FileFormatError: it is no zip file, is damaged or truncated, or has what no package has:
+            compressed, encrypted, duplicate, overlapping or ill-named members, data outside of
+            members, comments, headers that contradict each other.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            records = read_records(file, length)
+    except StructureError as error:
+        raise FileFormatError(
+            f"'{path}' is truncated or not a package: {error} ({length} bytes); "
+            "copy or write it again"
+        ) from None
+    except OSError as error:
+        raise MissingFileError(f"package '{path}' cannot be read: {error}") from error
+    return [
+        Entry(record.name, record.size, offset, record.crc, record.header)
+        for record, offset in records
+    ]
+
+
+def require_canonical(path: str | os.PathLike[str], entries: list[Entry]) -> None:
+    """Check that a file, of which `entries` were read, has the one form that format 3 allows.
+
+    Raises:
+        MissingFileError: the file cannot be read.
+        FileFormatError: it has another form.
+    """
+    records = [Record(entry.name, entry.crc, entry.size, entry.header) for entry in entries]
+    try:
+        with Path(path).open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            check_canonical(file, length, records)
+    except StructureError as error:
+        raise FileFormatError(
+            f"'{path}' is damaged, or was not written as package format 3 demands: {error}; "
+            "copy or write it again"
+        ) from None
+    except OSError as error:
+        raise MissingFileError(f"package '{path}' cannot be read: {error}") from error
+
+
+class Section(io.RawIOBase):
+    """A part of a file, read and sought as a file of its own.
+
+    Args:
+        path: the file.
+        start: where the part starts.
+        size: of the part in bytes.
+    """
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        super().__init__()
+        self._file = path.open("rb")
+        self._start, self._size, self._position = start, size, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position within the part."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position within the part, and return it."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill `buffer` and return how many bytes were read."""
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._start + self._position)
+        content = self._file.read(wanted)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        """Close the file."""
+        if hasattr(self, "_file"):
+            self._file.close()
+        super().close()
+
 
 def write_archive(
-    path: str | os.PathLike[str], members: Mapping[str, bytes | Path], root: str = TOP_FOLDER
+    path: str | os.PathLike[str], members: Mapping[str, Content], root: str = TOP_FOLDER
 ) -> None:
     """Write the container of format 3: the same members give the same bytes.
 
@@ -27,7 +151,8 @@ def write_archive(
 
     Args:
         path: the file to write; must not exist.
-        members: content by name below the top folder; files given by path are streamed.
+        members: content by name below the top folder. What is given by path, or by a function
+            that opens a binary file, is copied in constant memory.
         root: the top folder.
 
     Raises:
@@ -51,17 +176,19 @@ def write_archive(
         file.write(end_records(len(records), len(directory), start))
 
 
-def _write_member(file: BinaryIO, name: str, content: bytes | Path) -> Record:
+def _write_member(file: BinaryIO, name: str, content: Content) -> Record:
     """Append a member and return its record. The header is written again once the CRC is known."""
     header = file.tell()
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    file.write(local_header(Record(name, 0, size, header)))
-    crc, written = 0, 0
-    for chunk in _chunks(content):
-        crc = zlib.crc32(chunk, crc)
-        written += file.write(chunk)
+    with _opened(content) as source:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        file.write(local_header(Record(name, 0, size, header)))
+        crc, written = 0, 0
+        for chunk in _chunks(source):
+            crc = zlib.crc32(chunk, crc)
+            written += file.write(chunk)
     if written != size:
-        raise OSError(f"'{content}' changed while it was read: {written} bytes, expected {size}")
+        raise OSError(f"'{name}' changed while it was read: {written} bytes, expected {size}")
     record = Record(name, crc, size, header)
     end = file.tell()
     file.seek(header)
@@ -70,10 +197,12 @@ def _write_member(file: BinaryIO, name: str, content: bytes | Path) -> Record:
     return record
 
 
-def _chunks(content: bytes | Path) -> Iterator[bytes]:
+def _opened(content: Content) -> BinaryIO:
     if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as source:
-        while chunk := source.read(_CHUNK):
-            yield chunk
+        return io.BytesIO(content)
+    return content.open("rb") if isinstance(content, Path) else content()
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    while chunk := source.read(_CHUNK):
+        yield chunk

@@ -34,6 +34,7 @@ __all__ = [
     "SIGNATURES_MEMBER",
     "TOP_FOLDER",
     "WEIGHTS_MEMBER",
+    "mode_member",
 ]
 
 PACKAGE_SUFFIX = ".nequip.zip"
@@ -84,3 +85,8 @@ REQUIRED_MEMBERS = (
     EAGER_MODEL_MEMBER,
 )
 """Members without which a file is no package of format 3."""
+
+
+def mode_member(mode: str) -> str:
+    """Return the member that holds the models of a packaged mode."""
+    return f"{MODEL_FOLDER}/{mode}{MODE_SUFFIX}"

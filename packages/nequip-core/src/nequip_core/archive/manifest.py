@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from nequip_core.archive.format import MANIFEST_MEMBER, SIGNATURES_MEMBER
+from nequip_core.archive.texts import TextError, parse_json
 
-__all__ = ["UNLISTED", "hash_bytes", "hash_file", "identity_of", "manifest_bytes"]
+__all__ = [
+    "UNLISTED",
+    "hash_bytes",
+    "hash_file",
+    "identity_of",
+    "manifest_bytes",
+    "parse_manifest",
+]
 
 UNLISTED = frozenset({MANIFEST_MEMBER, SIGNATURES_MEMBER})
 """The members that a manifest does not list: itself, and what is signed afterwards."""
 
 _MANIFEST_FORMAT = 3
 _CHUNK = 2**20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def manifest_bytes(hashes: Mapping[str, tuple[str, int]]) -> bytes:
@@ -33,6 +43,32 @@ def manifest_bytes(hashes: Mapping[str, tuple[str, int]]) -> bytes:
     }
     content = {"format": _MANIFEST_FORMAT, "members": members}
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
+
+
+def parse_manifest(content: bytes) -> dict[str, tuple[str, int]]:
+    """Return SHA-256 in hexadecimal and size in bytes by member: what `manifest_bytes` was given.
+
+    Raises:
+        TextError: the content is no manifest.
+    """
+    manifest = parse_json(content)
+    if not isinstance(manifest, dict) or manifest.get("format") != _MANIFEST_FORMAT:
+        raise TextError(f"is no mapping with 'format': {_MANIFEST_FORMAT}")
+    members = manifest.get("members")
+    if not isinstance(members, dict):
+        raise TextError("has no mapping 'members'")
+    return {name: _listed(name, value) for name, value in members.items()}
+
+
+def _listed(name: str, value: object) -> tuple[str, int]:
+    if not isinstance(value, dict) or set(value) != {"sha256", "size"}:
+        raise TextError(f"must have 'sha256' and 'size' for {name[:80]!r}")
+    digest, size = value["sha256"], value["size"]
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise TextError(f"has no SHA-256 in hexadecimal for {name[:80]!r}")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise TextError(f"has no size in bytes for {name[:80]!r}")
+    return digest, size
 
 
 def identity_of(manifest: bytes) -> str:

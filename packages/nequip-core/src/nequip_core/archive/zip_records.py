@@ -54,14 +54,8 @@ def local_header(record: Record) -> bytes:
         extra, size = struct.pack("<2H2Q", ZIP64_FIELD, 16, size, size), FULL32
     name = record.name.encode("ascii")
     version = _VERSION64 if extra else _VERSION
-    return (
-        LOCAL.pack(
-            LOCAL_SIGNATURE, version, 0, 0, 0, _DATE_1980, record.crc, size, size,
-            len(name), len(extra),
-        )  # fmt: skip
-        + name
-        + extra
-    )
+    fields = (version, 0, 0, 0, _DATE_1980, record.crc, size, size, len(name), len(extra))
+    return LOCAL.pack(LOCAL_SIGNATURE, *fields) + name + extra
 
 
 def central_header(record: Record) -> bytes:
@@ -75,14 +69,9 @@ def central_header(record: Record) -> bytes:
     extra = struct.pack(f"<2H{len(wide)}Q", ZIP64_FIELD, 8 * len(wide), *wide) if wide else b""
     name = record.name.encode("ascii")
     version = _VERSION64 if extra else _VERSION
-    return (
-        CENTRAL.pack(
-            CENTRAL_SIGNATURE, _UNIX | version, version, 0, 0, 0, _DATE_1980, record.crc, size,
-            size, len(name), len(extra), 0, 0, 0, _MODE, header,
-        )  # fmt: skip
-        + name
-        + extra
-    )
+    start = (_UNIX | version, version, 0, 0, 0, _DATE_1980, record.crc, size, size)
+    rest = (len(name), len(extra), 0, 0, 0, _MODE, header)
+    return CENTRAL.pack(CENTRAL_SIGNATURE, *start, *rest) + name + extra
 
 
 def end_records(count: int, size: int, start: int) -> bytes:
@@ -95,10 +84,9 @@ def end_records(count: int, size: int, start: int) -> bytes:
     """
     records = b""
     if count >= FULL16 or size >= FULL32 or start >= FULL32:
-        records = END64.pack(
-            END64_SIGNATURE, END64.size - 12, _UNIX | _VERSION64, _VERSION64, 0, 0, count, count,
-            size, start,
-        ) + LOCATOR64.pack(LOCATOR64_SIGNATURE, 0, start + size, 1)  # fmt: skip
+        fields = (END64.size - 12, _UNIX | _VERSION64, _VERSION64, 0, 0, count, count, size, start)
+        records = END64.pack(END64_SIGNATURE, *fields)
+        records += LOCATOR64.pack(LOCATOR64_SIGNATURE, 0, start + size, 1)
     short = min(count, FULL16)
     return records + END.pack(
         END_SIGNATURE, 0, 0, short, short, min(size, FULL32), min(start, FULL32), 0
