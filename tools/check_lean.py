@@ -65,7 +65,7 @@ def check_compiled(package: Path, compiled: Path) -> str:
     atoms, worst = crystal(package), 0.0
     results = []
     for calculator in (
-        NequIPCalculator.from_package(package, device="cpu"),
+        NequIPCalculator.from_package(package, device="cpu", trust_code=True),
         NequIPCalculator.from_compiled_model(compiled, device="cpu"),
     ):
         atoms.calc = calculator
@@ -89,7 +89,7 @@ def check_package(package: Path) -> str:
     from nequip_integrations.ase import NequIPCalculator
 
     atoms = crystal(package)
-    atoms.calc = NequIPCalculator.from_package(package, device="cpu")
+    atoms.calc = NequIPCalculator.from_package(package, device="cpu", trust_code=True)
     energy = atoms.get_potential_energy()
     forces = atoms.get_forces()
     stress = atoms.get_stress(voigt=False)

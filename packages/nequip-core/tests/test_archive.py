@@ -18,7 +18,7 @@ from torch.package import PackageExporter
 from nequip_core.archive import rules
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.requirements import missing_modules
-from nequip_core.archive.snapshot import load_example_data, load_package
+from nequip_core.archive.loading import load_example_data, load_package
 from nequip_core.errors import (
     FileFormatError,
     MissingDependencyError,
@@ -234,7 +234,7 @@ def test_damaged_member_is_named(package: Path, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"damaged at 'model/config\.yaml'"):
         PackageReader(damaged).read_text("model/config.yaml")
     with pytest.raises(FileFormatError, match=r"bad checksum of .*config\.yaml"):
-        load_package(damaged)
+        load_package(damaged, trust_code=True)
 
 
 def test_encrypted_member_is_refused(package: Path, tmp_path: Path) -> None:
@@ -254,24 +254,24 @@ def test_module_missing_beside_code_of_another_python_is_not_guessed(
     changes = {"toy_needy.py": "import toy_outside\nthis is no python\n"}
     odd = rewrite(needy_package, tmp_path / "a.nequip.zip", changes)
     with pytest.raises(FileFormatError, match="SyntaxError"):
-        load_package(odd)
+        load_package(odd, trust_code=True)
 
 
 def test_package_runs_its_own_code(package: Path) -> None:
-    saved = load_package(package)
+    saved = load_package(package, trust_code=True)
     model = saved.models["sole_model"]
     assert "toy_plain" not in sys.modules
     assert not model.training
     assert saved.config == {"data": {"seed": 3}}
     assert saved.versions == METADATA["versions"]
     assert saved.source == package
-    frame = load_example_data(package)
+    frame = load_example_data(package, trust_code=True)
     assert model(frame)["total_energy"].item() == 12.0
 
 
 def test_loading_changes_no_global_state(package: Path) -> None:
     before = torch.get_default_dtype(), torch.get_rng_state(), list(warnings.filters)
-    load_package(package)
+    load_package(package, trust_code=True)
     assert torch.get_default_dtype() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert list(warnings.filters) == before[2]
@@ -281,7 +281,7 @@ def test_module_missing_on_load_is_named_with_its_version(needy_package: Path) -
     with pytest.raises(
         MissingDependencyError, match=r"needs toy_outside==7\.8.*pip install"
     ) as caught:
-        load_package(needy_package)
+        load_package(needy_package, trust_code=True)
     assert "toy_late" not in str(caught.value)
     assert "toy_needy" not in sys.modules
 
@@ -298,7 +298,7 @@ def test_code_that_fails_is_reported_with_version_differences(
     changes = {"toy_plain.py": "import torch\nraise ValueError('this code is broken')\n"}
     broken = rewrite(package, tmp_path / "a.nequip.zip", changes)
     with pytest.raises(FileFormatError, match=r"this code is broken.*torch 2\.0\.0 then and"):
-        load_package(broken)
+        load_package(broken, trust_code=True)
 
 
 def test_package_without_a_dictionary_of_models_is_refused(package: Path, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_package_without_a_dictionary_of_models_is_refused(package: Path, tmp_pa
         for name in old.namelist():
             new.writestr(name, frame if name.endswith("eager_model.pkl") else old.read(name))
     with pytest.raises(FileFormatError, match="must hold a ModuleDict of models, found dict"):
-        load_package(target)
+        load_package(target, trust_code=True)
 
 
 def test_registered_libraries_join_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:

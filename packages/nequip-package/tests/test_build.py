@@ -19,7 +19,7 @@ import yaml
 import nequip_package.build
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
-from nequip_core.archive.snapshot import load_example_data, load_package
+from nequip_core.archive.loading import load_example_data, load_package
 from nequip_core.errors import FileFormatError, PackagingError
 from nequip_core.saved_model import SavedModel
 from nequip_core.synthetic import synthetic_frame
@@ -38,11 +38,11 @@ class Blocked:
             raise ModuleNotFoundError(f"blocked: {name}", name=name)
 
 sys.meta_path.insert(0, Blocked())
-from nequip_core.archive.snapshot import load_example_data, load_package
+from nequip_core.archive.loading import load_example_data, load_package
 from nequip_core.saved_model import load_saved_model
 
 model = load_saved_model(sys.argv[1]).models["sole_model"]
-out = model(load_example_data(sys.argv[1]))
+out = model(load_example_data(sys.argv[1], trust_code=True))
 fields = ("total_energy", "atomic_energy", "forces", "stress", "virial")
 print(json.dumps({key: out[key].tolist() for key in fields}))
 """
@@ -60,7 +60,7 @@ def test_package_predicts_the_same_without_the_model_code(saved: SavedModel, pac
         check=True,
     )
     found = json.loads(result.stdout)
-    expected = saved.models["sole_model"](load_example_data(package))
+    expected = saved.models["sole_model"](load_example_data(package, trust_code=True))
     assert torch.linalg.norm(expected["forces"]) > 1e-3
     for key, value in found.items():
         torch.testing.assert_close(
@@ -129,7 +129,7 @@ def test_config_is_the_training_config(saved: SavedModel, package: Path) -> None
 
 
 def test_example_is_made_up(package: Path) -> None:
-    example = load_example_data(package)
+    example = load_example_data(package, trust_code=True)
     expected = synthetic_frame(["Cu", "Au"], 4.0)
     assert set(example) == set(expected)
     assert all(torch.equal(example[key], expected[key]) for key in expected)
@@ -159,7 +159,7 @@ def test_float32_model_is_packaged(saved: SavedModel, tmp_path: Path) -> None:
     config = {**saved.config["training_module"]["model"], "model_dtype": "float32"}
     single = SavedModel(build_models(config).eval(), {}, {}, Path("single.ckpt"))
     written = build_package(single, tmp_path / "single.nequip.zip")
-    model = load_package(written).models["sole_model"]
+    model = load_package(written, trust_code=True).models["sole_model"]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -169,7 +169,9 @@ def test_several_models_travel_in_one_package(saved: SavedModel, tmp_path: Path)
         {f"member{seed}": build_models({**config, "seed": seed})["sole_model"] for seed in (1, 2)}
     ).eval()
     committee = SavedModel(models, {}, {}, Path("committee.ckpt"))
-    found = load_package(build_package(committee, tmp_path / "committee.nequip.zip"))
+    found = load_package(
+        build_package(committee, tmp_path / "committee.nequip.zip"), trust_code=True
+    )
     assert list(found.models) == ["member1", "member2"]
     frame = synthetic_frame(["Cu", "Au"], 4.0, seed=5)
     energies = {name: model(dict(frame))["total_energy"] for name, model in found.models.items()}
@@ -251,7 +253,7 @@ def test_external_library_stays_outside(
     assert "some_library" not in reader.sources()
     assert "some_library" in reader.extern_modules
     assert reader.metadata["external_modules"] == {"some_library": None}
-    assert load_package(written).models["sole_model"].extra.use() == 1
+    assert load_package(written, trust_code=True).models["sole_model"].extra.use() == 1
 
 
 def test_mocked_library_raises_on_use(
@@ -260,7 +262,7 @@ def test_mocked_library_raises_on_use(
     rules = rules_with_own_net(external=("io", "sys"), mock=("some_library",))
     written = build_package(with_extra(saved, net), tmp_path / "a.nequip.zip", rules=rules)
     with pytest.raises(NotImplementedError, match="some_library"):
-        load_package(written).models["sole_model"].extra.use()
+        load_package(written, trust_code=True).models["sole_model"].extra.use()
 
 
 def test_model_that_cannot_be_pickled_is_refused(saved: SavedModel, tmp_path: Path) -> None:
@@ -291,7 +293,7 @@ def test_package_that_predicts_otherwise_does_not_appear(
 
 def test_model_out_of_a_package_is_not_packaged_again(package: Path, tmp_path: Path) -> None:
     with pytest.raises(PackagingError, match="runs code from another package"):
-        build_package(load_package(package), tmp_path / "a.nequip.zip")
+        build_package(load_package(package, trust_code=True), tmp_path / "a.nequip.zip")
 
 
 def test_what_is_no_graph_model_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,10 +24,20 @@ from nequip_core.plugins import MODEL_LOADERS, load_plugin, plugin_names
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SOLE_MODEL", "Parent", "SavedModel", "load_saved_model", "select_model"]
+__all__ = [
+    "SOLE_MODEL",
+    "Parent",
+    "SavedModel",
+    "load_saved_model",
+    "requested_mode",
+    "requesting_mode",
+    "select_model",
+]
 
 SOLE_MODEL = "sole_model"
 """The name of the model where there is only one."""
+
+_MODE: ContextVar[str | None] = ContextVar("nequip_requested_mode", default=None)
 
 # Suffixes of loaders that live in other distributions of this project.
 _PROVIDERS = {"ckpt": "nequip-model"}
@@ -42,6 +54,7 @@ class Parent:
         format: format of the package; None if the file is none.
         steps: the file's own lineage, newest first.
         versions: distribution or library -> version of the code in the package.
+        modes: modes that the package holds; none if the file is no package.
         details: further facts for the lineage.
     """
 
@@ -50,6 +63,7 @@ class Parent:
     format: int | None = None
     steps: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    modes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -80,7 +94,7 @@ class SavedModel:
 
 
 def load_saved_model(
-    path: str | os.PathLike[str], trust_code: bool | None = None
+    path: str | os.PathLike[str], trust_code: bool | None = None, mode: str | None = None
 ) -> SavedModel:
     """Return the models of a saved file; its name's ending says which loader reads it.
 
@@ -88,6 +102,7 @@ def load_saved_model(
         path: a file whose name ends in ``.`` and an entry name of `nequip.model_loaders`.
         trust_code: consent to run code that the file carries, see
             `nequip_core.archive.loading.load_package`.
+        mode: in which mode to load models, whatever their configs say; default ``eager``.
 
     Raises:
         MissingFileError: there is no such file.
@@ -111,7 +126,7 @@ def load_saved_model(
         )
     loader = load_plugin(MODEL_LOADERS, suffix)
     try:
-        with trusting(trust_code):
+        with trusting(trust_code), requesting_mode(mode):
             return loader(found)
     except NequIPError:
         raise
@@ -120,6 +135,22 @@ def load_saved_model(
         raise FileFormatError(
             f"'{found}' is not a saved model, or a damaged one, or cannot be read: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def requesting_mode(mode: str | None) -> Iterator[None]:
+    """Load models from files inside in this mode; the outermost request counts, None is none."""
+    token = None if mode is None or _MODE.get() is not None else _MODE.set(mode)
+    try:
+        yield
+    finally:
+        if token is not None:
+            _MODE.reset(token)
+
+
+def requested_mode() -> str | None:
+    """Return the mode in which models are to be loaded whatever their configs say, or None."""
+    return _MODE.get()
 
 
 def select_model(saved: SavedModel, name: str = SOLE_MODEL) -> torch.nn.Module:

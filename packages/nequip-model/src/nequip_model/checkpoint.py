@@ -27,7 +27,7 @@ from nequip_core.errors import ConfigError, FileFormatError
 from nequip_core.files import require_file, require_suffix
 from nequip_core.instantiate import instantiate
 from nequip_core.modifiers import only_apply_persistent_modifiers
-from nequip_core.saved_model import SOLE_MODEL, SavedModel
+from nequip_core.saved_model import SOLE_MODEL, SavedModel, requesting_mode
 from nequip_model.checkpoint_bases import config_from_file, without_consent
 
 __all__ = [
@@ -169,7 +169,9 @@ def load_model_weights(models: torch.nn.ModuleDict, state: Mapping[str, torch.Te
             parameters[index].copy_(value)
 
 
-def load_checkpoint(path: str | os.PathLike[str], trust_code: bool | None = None) -> SavedModel:
+def load_checkpoint(
+    path: str | os.PathLike[str], trust_code: bool | None = None, mode: str | None = None
+) -> SavedModel:
     """Return the models of a checkpoint with their weights for prediction, in eval mode, on CPU.
 
     Args:
@@ -177,6 +179,7 @@ def load_checkpoint(path: str | os.PathLike[str], trust_code: bool | None = None
         trust_code: consent to run the code of a package that it was trained from, and to build
             what is not of this project or a registered extension package; see
             `nequip_core.archive.loading.load_package`.
+        mode: in which mode to load models of packages; default ``eager``.
 
     Raises:
         MissingFileError: there is no such file.
@@ -190,6 +193,7 @@ def load_checkpoint(path: str | os.PathLike[str], trust_code: bool | None = None
     # Accelerations are of the run that trained; who loads the model asks for its own.
     with (
         only_apply_persistent_modifiers(),
+        requesting_mode(mode or "eager"),
         recording(keep_contents=False) as record,
         config_from_file(config, content.get(BASES_KEY), path, trust_code),
     ):

@@ -17,7 +17,7 @@ from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.trust import TRUST_VARIABLE, consent, trusting
 from nequip_core.errors import ConfigError, NequIPError, TrustError
 from nequip_core.frames import Frame
-from nequip_core.saved_model import Parent, SavedModel
+from nequip_core.saved_model import Parent, SavedModel, requested_mode
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def load_package(
     path: str | os.PathLike[str],
     load: str = "auto",
     trust_code: bool | None = None,
-    mode: str = "eager",
+    mode: str | None = None,
 ) -> SavedModel:
     """Return the models of a package, on CPU, in eval mode.
 
@@ -51,7 +51,7 @@ def load_package(
         load: ``auto``, ``snapshot`` or ``rebuild``, see the module's text.
         trust_code: True consents to running the code in the file, False refuses it, None leaves it
             to the environment variable ``NEQUIP_TRUST_CODE`` and to what this user built here.
-        mode: which of the package's modes; only ``eager`` can be rebuilt.
+        mode: which of the package's modes; default ``eager``, the only one that can be rebuilt.
 
     Raises:
         MissingFileError: there is no such file.
@@ -61,7 +61,7 @@ def load_package(
         TrustError: its code may not run, and it cannot be rebuilt.
         ConfigError: `load` or `mode` is none of those that there are.
     """
-    return load_opened(PackageReader(path), load, trust_code, mode)
+    return load_opened(PackageReader(path), load, trust_code, mode or requested_mode() or "eager")
 
 
 def load_opened(
@@ -146,7 +146,7 @@ def ModelFromPackage(  # noqa: N802 - documented name, used like a class in conf
     """
     from nequip_core.archive.embedded import open_base
 
-    wanted = compile_mode if mode is None else mode
+    wanted = requested_mode() or mode or compile_mode
     with open_base(package_path) as package:
         available = package.metadata.get("available_models") or ["eager"]
         if wanted not in available:
@@ -190,6 +190,7 @@ def package_parent(package: PackageReader, relation: str) -> Parent:
         format=package.format_version,
         steps=tuple(package.lineage),
         versions={key: str(value) for key, value in versions.items()},
+        modes=tuple(package.metadata.get("available_models") or ("eager",)),
     )
 
 

@@ -12,6 +12,7 @@ import inspect
 import platform
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -23,25 +24,19 @@ from nequip_core.archive.requirements import check_external_modules
 from nequip_core.errors import ConfigError, FileFormatError, NequIPError, closest
 from nequip_core.frames import Frame
 
-__all__ = ["importer_of", "load_example_frame", "load_models", "model_member", "open_importer"]
+__all__ = [
+    "importer_of",
+    "load_example_frame",
+    "load_models",
+    "model_member",
+    "open_importer",
+    "sharing_importers",
+]
 
-
-def load_package(path: Any) -> Any:
-    """Return the models of a package, run by the code in it."""
-    import yaml
-
-    from nequip_core.saved_model import SavedModel
-
-    package = PackageReader(path)
-    models = load_models(open_importer(package), package)
-    versions = {k: str(v) for k, v in (package.metadata.get("versions") or {}).items()}
-    return SavedModel(models, yaml.safe_load(package.config_text), versions, package.path)
-
-
-def load_example_data(path: Any) -> Frame:
-    """Return the frame that a package carries as an example of its model's input."""
-    package = PackageReader(path)
-    return load_example_frame(open_importer(package), package)
+# Identity of a package -> its importer, while they are shared.
+_SHARED: ContextVar[dict[str, PackageImporter] | None] = ContextVar(
+    "nequip_shared_importers", default=None
+)
 
 
 def open_importer(package: PackageReader) -> PackageImporter:
@@ -53,11 +48,31 @@ def open_importer(package: PackageReader) -> PackageImporter:
         FileFormatError: the contents are not what the manifest says, or torch cannot open the file.
         MissingDependencyError: the package needs modules that are not installed, or other versions.
     """
+    shared = _SHARED.get()
+    if shared is not None and package.identity in shared:
+        return shared[package.identity]
     # torch reads members without comparing checksums.
-    getattr(package, "verify_contents", package.verify_checksums)()
+    package.verify_contents()
     check_external_modules(package)
     with _running(package):
-        return PackageImporter(str(package.path))
+        importer = PackageImporter(str(package.path))
+    if shared is not None:
+        shared[package.identity] = importer
+    return importer
+
+
+@contextlib.contextmanager
+def sharing_importers() -> Iterator[None]:
+    """Open one importer for each package inside, so that models loaded at any time share classes.
+
+    Inside another such block that one goes on.
+    """
+    token = None if _SHARED.get() is not None else _SHARED.set({})
+    try:
+        yield
+    finally:
+        if token is not None:
+            _SHARED.reset(token)
 
 
 def load_models(
