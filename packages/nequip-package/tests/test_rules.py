@@ -49,3 +49,33 @@ def test_entry_of_another_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(rules, "load_plugin", lambda group, name: {"internal": ["odd"]})
     with pytest.raises(PluginError, match=r"'odd'.*must be PackagingRules, found dict"):
         rules.collect_rules()
+
+
+def test_required_versions_of_everybody_hold_together() -> None:
+    found = rules.merge_rules(
+        {
+            "a": PackagingRules(external=("lib",), requirements={"lib": "<3"}),
+            "b": PackagingRules(external=("lib",), requirements={"lib": ">=1.2"}),
+        }
+    )
+    assert found.requirements == {"lib": "<3,>=1.2"}
+
+
+def test_required_version_of_what_is_not_external_is_refused() -> None:
+    with pytest.raises(PackagingError, match=r"b states versions of 'lib', which is not declared"):
+        rules.merge_rules({"b": PackagingRules(requirements={"lib": ">=1"})})
+
+
+def test_required_version_that_is_none_is_refused() -> None:
+    odd = PackagingRules(external=("lib",), requirements={"lib": "1.x"})
+    with pytest.raises(PackagingError, match=r"b states '1.x' for 'lib', which is no PEP 440"):
+        rules.merge_rules({"b": odd})
+
+
+def test_part_of_a_module_cannot_be_of_another_category() -> None:
+    sources = {
+        "a": PackagingRules(internal=("lib",)),
+        "b": PackagingRules(external=("lib.gpu",)),
+    }
+    with pytest.raises(PackagingError, match=r"'lib.gpu' .*external.* by b.*'lib'.*internal by a"):
+        rules.merge_rules(sources)

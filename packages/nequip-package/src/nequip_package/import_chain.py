@@ -179,7 +179,9 @@ class _Walk:
             self._problem(
                 module,
                 self.parents[module],
-                "has no Python source, so it cannot be copied; declare it external",
+                "is compiled code, which cannot be copied; declare it external"
+                if self.finder.is_module(module)
+                else "does not exist here",
             )
             return
         try:
@@ -198,30 +200,32 @@ class _Walk:
         self, module: str, statement: ImportStatement, source: Source, tree: ast.Module
     ) -> None:
         certain = statement.on_load and not statement.conditional
+        if source.from_base:
+            target = self._target_in_base(statement)
+            if target is not None:
+                self._reach(target, module, certain)
+            return
         if is_documented(statement.module) and self._category(statement.module) is None:
+            self.parents.setdefault(statement.module, module)
             targets, reasons = self.documented.add(statement, tree, certain)
             for reason in reasons:
                 self._problem(statement.module, module, reason)
             for target, sure in targets:
                 self._reach(target, statement.module, sure)
-            self.parents.setdefault(statement.module, module)
             if certain:
                 self.certain.setdefault(module, set()).add(statement.module)
             return
-        self._require_name_in_base(module, statement, source)
+        self._require_name_in_base(module, statement)
         target = self._target(statement)
-        if self._may_be_left_out(target, statement, source):
-            if not source.from_base:
-                self.found.skipped.setdefault(target, f"{module}, line {statement.line}")
+        if self._may_be_left_out(target, statement):
+            self.found.skipped.setdefault(target, f"{module}, line {statement.line}")
             return
         self._reach(target, module, certain)
 
-    def _require_name_in_base(
-        self, module: str, statement: ImportStatement, source: Source
-    ) -> None:
+    def _require_name_in_base(self, module: str, statement: ImportStatement) -> None:
         """Check that documented names which the base package has baked in hold this one too."""
         base = self.finder.in_base(statement.module)
-        if source.from_base or base is None or not is_documented(statement.module):
+        if base is None or not is_documented(statement.module):
             return
         if statement.name and not re.search(rf"\b{re.escape(statement.name)}\b", base.text):
             self._problem(
@@ -231,6 +235,21 @@ class _Walk:
                 "kind of code",
             )
 
+    def _target_in_base(self, statement: ImportStatement) -> str | None:
+        """Return what a statement in the base package's code needs; None: that is not there.
+
+        The code of a package ran without it, and never takes from the environment what belongs to
+        a library that the package brings.
+        """
+        names = [f"{statement.module}.{statement.name}"] if statement.name else []
+        for target in [*names, statement.module]:
+            if self.finder.in_base(target) or target in self.finder.base_externals:
+                return target
+        if statement.module.partition(".")[0] in self.finder.base_tops:
+            return None
+        target = self._target(statement)
+        return target if self._category(target) in ("external", "mock") else None
+
     def _target(self, statement: ImportStatement) -> str:
         """Return the module that a statement needs: the submodule if it names one."""
         if statement.name and statement.name != "*":
@@ -239,12 +258,10 @@ class _Walk:
                 return submodule
         return statement.module
 
-    def _may_be_left_out(self, target: str, statement: ImportStatement, source: Source) -> bool:
+    def _may_be_left_out(self, target: str, statement: ImportStatement) -> bool:
         """Return whether the code runs as it does here without this import."""
-        if self._category(target) == "external":
-            return False
-        absent = not self.finder.is_module(target)
-        return absent and (statement.optional or source.from_base)
+        declared = self._category(target) == "external"
+        return statement.optional and not declared and not self.finder.is_module(target)
 
     def _problem(self, module: str, parent: str, reason: str) -> None:
         chain = [module]

@@ -54,6 +54,7 @@ def merge_rules(sources: dict[str, PackagingRules]) -> PackagingRules:
                         f"'{module}' is declared {known} for packaging by {known_owner} and "
                         f"{category} by {owner}; it can be only one of them"
                     )
+    _refuse_mixed_parts(declared)
 
     def of(category: str) -> tuple[str, ...]:
         return tuple(sorted(name for name, (kind, _) in declared.items() if kind == category))
@@ -64,6 +65,19 @@ def merge_rules(sources: dict[str, PackagingRules]) -> PackagingRules:
         mock=of("mock"),
         requirements=_merge_requirements(sources),
     )
+
+
+def _refuse_mixed_parts(declared: dict[str, tuple[str, str]]) -> None:
+    """Check that no module is declared otherwise than a module above it."""
+    for module, (category, owner) in declared.items():
+        parts = module.split(".")
+        for above in (".".join(parts[:depth]) for depth in range(1, len(parts))):
+            known, known_owner = declared.get(above, (category, owner))
+            if known != category:
+                raise PackagingError(
+                    f"'{module}' is declared {category} for packaging by {owner}, but it is a part "
+                    f"of '{above}', declared {known} by {known_owner}; it can be only one of them"
+                )
 
 
 def _merge_requirements(sources: dict[str, PackagingRules]) -> dict[str, str]:

@@ -6,10 +6,10 @@ like any other, and looking runs nothing.
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import sys
 import tokenize
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +58,11 @@ class SourceFinder:
         self._base = base
         self._members = set(base.zip_reader.get_all_records()) if base is not None else set()
         self.base_externals = frozenset(base.extern_modules) if base is not None else frozenset()
+        self.base_tops = frozenset(
+            member.removesuffix(".py").partition("/")[0]
+            for member in self._members
+            if member.endswith(".py")
+        )
         self._found: dict[str, Source | None] = {}
 
     def in_base(self, module: str) -> Source | None:
@@ -77,47 +82,37 @@ class SourceFinder:
 
     def is_module(self, module: str) -> bool:
         """Return whether `module` can be named in an import statement here."""
-        if self.in_base(module) or module in self.base_externals or module in sys.modules:
-            return True
-        if self.installed(module):
-            return True
-        try:
-            return importlib.util.find_spec(module) is not None
-        except Exception:
-            # A parent is absent, is no package, or fails when imported.
-            return False
+        return (
+            self.in_base(module) is not None
+            or module in self.base_externals
+            or module in sys.modules
+            or _spec(module) is not None
+        )
 
 
 def _read_installed(module: str) -> Source | None:
-    for folder, name in _places(module):
-        for path, is_package in ((folder / name / "__init__.py", True), (folder / name, False)):
-            file = path if is_package else path.with_name(f"{name}.py")
-            if file.is_file():
-                return Source(_text(file), is_package)
-    loaded = sys.modules.get(module)
-    file_name = getattr(loaded, "__file__", None)
-    if file_name and str(file_name).endswith(".py"):
-        return Source(_text(Path(file_name)), hasattr(loaded, "__path__"))
-    return None
+    spec = _spec(module)
+    if spec is None and module in sys.modules:
+        spec = sys.modules[module].__spec__
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    return Source(_text(Path(spec.origin)), spec.submodule_search_locations is not None)
 
 
-def _places(module: str) -> Iterable[tuple[Path, str]]:
-    """Yield the folders that may hold `module`, with its last name, importing nothing."""
-    top, _, rest = module.partition(".")
+def _spec(module: str) -> importlib.machinery.ModuleSpec | None:
+    """Return where a module is, without importing its parents."""
+    top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        return
-    if spec is None:
-        return
-    if not rest:
-        if spec.origin and spec.origin.endswith(".py"):
-            file = Path(spec.origin)
-            yield (file.parent.parent, top) if file.stem == "__init__" else (file.parent, top)
-        return
-    *parents, name = rest.split(".")
-    for location in spec.submodule_search_locations or ():
-        yield Path(location).joinpath(*parents), name
+        return None
+    name = top
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
+    return spec
 
 
 def _text(file: Path) -> str:

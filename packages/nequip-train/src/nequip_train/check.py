@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nequip_core.documented_names import canonical_name
 from nequip_core.errors import ConfigError, closest
 from nequip_core.instantiate import TARGET
+from nequip_train.before_training import check_before_training
 from nequip_train.construction import SPECIAL_KEYS, argument_mistake, call, resolve_target
 from nequip_train.resolvers import STATISTICS_RESOLVER, register_statistics
 
@@ -219,6 +220,7 @@ def _check_training_module(config: Mapping[str, Any], stages: Sequence[str]) -> 
     module = training_module(config, {"train": 1, "val": 1, "test": 1}, {})
     if "train" in stages:
         module.configure_optimizers()
+        check_before_training(module.model)
 
 
 def _check_data_fits_model(data: Mapping[str, Any], model: Mapping[str, Any]) -> None:
