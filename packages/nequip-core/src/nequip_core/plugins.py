@@ -6,6 +6,7 @@
 | `nequip.architectures` | a model builder with that architecture name | `nequip_model.architecture` |
 | `nequip.neighbor_backends` | a function or a spec, see `nequip_core.neighbors` | `nequip_core.neighbors` |
 | `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
+| `nequip.converters` | a function ``(path) -> SavedModel`` that makes our model of another program's file | `nequip-package convert` |
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
 | `nequip.rebuild` | a function ``(description) -> model``, of which there is one | `nequip_core.archive.rebuild` |
 | `nequip.before_training` | a function ``(models) -> list of warnings`` that raises a `NequIPError` against training them | `nequip-train` |
@@ -25,6 +26,7 @@ __all__ = [
     "ARCHITECTURES",
     "BEFORE_TRAINING",
     "COMPILE_TARGETS",
+    "CONVERTERS",
     "EXTENSIONS",
     "MODEL_LOADERS",
     "NEIGHBOR_BACKENDS",
@@ -40,6 +42,7 @@ __all__ = [
 ARCHITECTURES = "nequip.architectures"
 BEFORE_TRAINING = "nequip.before_training"
 COMPILE_TARGETS = "nequip.compile_targets"
+CONVERTERS = "nequip.converters"
 EXTENSIONS = "nequip.extension"
 MODEL_LOADERS = "nequip.model_loaders"
 NEIGHBOR_BACKENDS = "nequip.neighbor_backends"

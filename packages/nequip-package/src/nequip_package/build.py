@@ -1,150 +1,212 @@
-"""Writing a package: the model, its code, its config and an example frame in one archive."""
+"""Writing a package: models, their code, their proof and their origin in one archive."""
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import os
-import pickle
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch.package import PackageExporter, is_from_package
-from torch.package import PackagingError as TorchPackagingError
+import torch
 
 from nequip_core.archive.format import (
-    CONFIG_NAME,
-    EAGER_MODEL,
-    EXAMPLE_DATA,
-    METADATA_NAME,
-    MODEL_FOLDER,
+    ARCHITECTURE_MEMBER,
+    CARD_MEMBER,
+    CONFIG_MEMBER,
+    EXAMPLE_FRAME_MEMBER,
+    LINEAGE_MEMBER,
+    METADATA_MEMBER,
     PACKAGE_SUFFIX,
+    REFERENCE_MEMBER,
+    WEIGHTS_MEMBER,
 )
 from nequip_core.archive.rules import PackagingRules
+from nequip_core.archive.trust import remember_built
 from nequip_core.errors import PackagingError
 from nequip_core.files import atomic_path, require_output_suffix
-from nequip_core.frames import Frame
 from nequip_core.saved_model import SavedModel
 from nequip_core.synthetic import synthetic_frame
-from nequip_package.metadata import config_text, metadata_text, package_metadata
-from nequip_package.rules import collect_rules
-from nequip_package.verify import verify_package
-
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["build_package"]
-
-_WAY_OUT = (
-    "every import of packaged code must be internal, external or mock. The distribution that owns "
-    "the code declares it: own code as an entry point of group 'nequip.extension', a library as "
-    "external in an entry point of group 'nequip.packaging'"
+from nequip_package.code_origin import CodeOrigin, code_origin
+from nequip_package.export import export_models
+from nequip_package.lineage import earlier_steps, lineage_step
+from nequip_package.members import (
+    Members,
+    architecture_bytes,
+    extern_modules,
+    json_bytes,
+    weights_file,
+    write_members,
 )
+from nequip_package.metadata import (
+    code_versions,
+    config_text,
+    external_versions,
+    metadata_text,
+    model_facts,
+    package_metadata,
+)
+from nequip_package.reference_outputs import (
+    Outputs,
+    reference_bytes,
+    reference_frames,
+    reference_outputs,
+)
+from nequip_package.rules import collect_rules
+from nequip_package.tensors import tensors_bytes
+from nequip_package.verify import verify_written
+
+__all__ = ["Content", "build_package", "write_package"]
+
+Report = Callable[[str], None]
+
+_EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a package is made of.
+
+    Attributes:
+        modes: mode -> models by name, in eval mode, on the CPU; ``eager`` is among them.
+        config: the training config.
+        source: what the models are from, for messages.
+        steps: the lineage, newest first.
+        card: the model card.
+        code_versions: versions that the package the models came from states of its code.
+        external_versions: versions that it states of its external modules.
+        edit: changes the members that hold code, before the others are added.
+    """
+
+    modes: Mapping[str, torch.nn.ModuleDict]
+    config: Mapping[str, Any]
+    source: str
+    steps: Sequence[Mapping[str, Any]] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+    code_versions: Mapping[str, str] = field(default_factory=dict)
+    external_versions: Mapping[str, Any] = field(default_factory=dict)
+    edit: Callable[[Members], Members] = lambda members: members
 
 
 def build_package(
     saved: SavedModel,
     output: str | os.PathLike[str],
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
     rules: PackagingRules | None = None,
+    further_modes: Mapping[str, torch.nn.ModuleDict] | None = None,
 ) -> Path:
     """Write the package of a saved model and return its path.
 
     The file appears only after it has been loaded back and predicts what the model predicts.
 
     Args:
-        saved: models with their config.
+        saved: models with their config. Models of a package keep the code of that package.
         output: where to; the name ends in ``.nequip.zip``. An existing file is replaced.
         report: called with one line before each step.
         rules: packaging rules; the default are those of all installed distributions.
+        further_modes: mode -> models, for modes beside ``eager``.
 
     Raises:
         FileFormatError: the output's name does not fit, or a folder is in its place.
         PackagingError: the model's code cannot be archived, or the archive predicts otherwise.
     """
+    parent = saved.parent
+    steps: list[dict[str, Any]] = []
+    if parent is not None:
+        steps = [
+            lineage_step(parent.relation, parent.digest, parent.format, parent.details),
+            *earlier_steps(parent.steps),
+        ]
+    content = Content(
+        modes={_EAGER: saved.models, **(further_modes or {})},
+        config=saved.config,
+        source=str(saved.source),
+        steps=steps,
+        card={"training": dict(saved.training)} if saved.training else {},
+        code_versions={} if parent is None else parent.versions,
+    )
+    return write_package(content, output, report, rules)
+
+
+def write_package(
+    content: Content,
+    output: str | os.PathLike[str],
+    report: Report = lambda line: None,
+    rules: PackagingRules | None = None,
+) -> Path:
+    """Write a package and return its path, see `build_package`."""
     target = require_output_suffix(output, PACKAGE_SUFFIX, "package")
-    for name, module in saved.models.named_modules():
-        if name and is_from_package(module):
-            raise PackagingError(
-                f"'{name}' of '{saved.source}' runs code from another package "
-                f"({type(module).__name__}); this version cannot package such a model again"
-            )
     rules = collect_rules() if rules is None else rules
-    metadata = package_metadata(saved, rules)
-    texts = {METADATA_NAME: metadata_text(metadata), CONFIG_NAME: config_text(saved)}
-    # Made up, so that no training data travel in the package.
-    example = synthetic_frame(metadata["type_names"], metadata["r_max"])
+    modes = {mode: _ready(models) for mode, models in content.modes.items()}
+    eager = modes[_EAGER]
+    facts = model_facts(eager, content.source)
+    origin = code_origin(modes.values(), rules)
+    frames = reference_frames(facts.type_names, facts.r_max)
+    texts = {CONFIG_MEMBER: config_text(content.config, content.source).encode()}
+    report("computing the reference outputs")
+    outputs = reference_outputs(eager, frames)
+    data = {
+        ARCHITECTURE_MEMBER: architecture_bytes(eager),
+        CARD_MEMBER: json_bytes(dict(content.card), "the model card"),
+        LINEAGE_MEMBER: json_bytes({"steps": list(content.steps)}, "the lineage"),
+        REFERENCE_MEMBER: reference_bytes(frames, outputs),
+        EXAMPLE_FRAME_MEMBER: tensors_bytes(synthetic_frame(facts.type_names, facts.r_max)),
+    }
     try:
         with atomic_path(target) as path:
             report("archiving the model and its code")
-            _export(path, saved, texts, example, rules)
-            report("loading the package back and comparing predictions")
-            verify_package(path, saved, example)
+            members = content.edit(export_models(modes, origin, path.parent, content.source))
+            metadata = package_metadata(
+                facts,
+                eager,
+                modes,
+                code_versions(_new_tops(members, origin), _stated(content, origin)),
+                external_versions(extern_modules(members), content.external_versions),
+                rules,
+                content.config,
+            )
+            members |= {**texts, **data, METADATA_MEMBER: metadata_text(metadata).encode()}
+            members[WEIGHTS_MEMBER] = weights_file(eager, path.parent / "weights")
+            identity = _write_verified(path, members, modes, outputs, report)
     except OSError as error:
         raise PackagingError(f"cannot write '{target}': {error}") from error
+    remember_built(identity)
     return target
 
 
-def _export(
-    path: Path, saved: SavedModel, texts: dict[str, str], example: Frame, rules: PackagingRules
-) -> None:
-    """Write the archive at `path`, by the file name of which it names its top folder."""
-    try:
-        with warnings.catch_warnings():
-            # torch.package itself uses the storage class that torch deprecates.
-            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-            with PackageExporter(path) as exporter, _ordered_sets(saved.models):
-                exporter.extern([f"{name}.**" for name in rules.external])
-                exporter.mock([f"{name}.**" for name in rules.mock])
-                exporter.intern([f"{name}.**" for name in rules.internal])
-                for name, text in texts.items():
-                    exporter.save_text(MODEL_FOLDER, name, text)
-                exporter.save_pickle(MODEL_FOLDER, EXAMPLE_DATA, example)
-                exporter.save_pickle(MODEL_FOLDER, EAGER_MODEL, saved.models)
-    except TorchPackagingError as error:
-        raise PackagingError(_broken_imports(error)) from error
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise PackagingError(f"the model of '{saved.source}' cannot be pickled: {error}") from error
+def _write_verified(
+    path: Path,
+    members: Members,
+    modes: Mapping[str, torch.nn.ModuleDict],
+    outputs: Outputs,
+    report: Report,
+) -> str:
+    advance = getattr(report, "advance", lambda done, total: None)
+    identity = write_members(path, members, advance)
+    report("loading the package back and comparing predictions")
+    verify_written(path, modes, outputs, advance)
+    return identity
 
 
-class _OrderedSet(set[Any]):
-    """A set that is pickled as a plain set, its items in a fixed order."""
-
-    def __reduce__(self) -> tuple[type[set[Any]], tuple[list[Any]]]:
-        return set, (sorted(self, key=repr),)
-
-
-@contextlib.contextmanager
-def _ordered_sets(models: torch.nn.Module) -> Iterator[None]:
-    """Order the sets that modules hold while inside, so that equal models give equal files.
-
-    torch keeps the names of non-persistent buffers in a set, whose order differs by process.
-    """
-    found = [
-        (vars(module), name, value)
-        for module in models.modules()
-        for name, value in vars(module).items()
-        if type(value) is set
-    ]
-    try:
-        for attributes, name, value in found:
-            attributes[name] = _OrderedSet(value)
-        yield
-    finally:
-        for attributes, name, value in found:
-            attributes[name] = value
+def _ready(models: torch.nn.ModuleDict) -> torch.nn.ModuleDict:
+    """Return the models in eval mode on the CPU: these, or a copy where they are not."""
+    on_cpu = all(value.device.type == "cpu" for value in models.state_dict().values())
+    if on_cpu and not any(module.training for module in models.modules()):
+        return models
+    return copy.deepcopy(models).to("cpu").eval()
 
 
-def _broken_imports(error: TorchPackagingError) -> str:
-    """Return what torch.package objects to: each module, why, and the imports that lead to it."""
-    graph = error.dependency_graph
-    lines = ["the model's code cannot be archived:"]
-    for module, attributes in graph.nodes.items():
-        reason = attributes.get("error")
-        if reason is None:
-            continue
-        context = attributes.get("error_context")
-        lines.append(f"  {module}: {reason.value}{f' ({context})' if context else ''}")
-        lines.append(f"    imported by {' -> '.join(graph.first_path(module))}")
-    return "\n".join([*lines, _WAY_OUT])
+def _new_tops(members: Members, origin: CodeOrigin) -> set[str]:
+    """Return the top-level modules whose code was copied from the environment."""
+    names = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in members
+        if name.endswith(".py")
+    }
+    return {name.partition(".")[0] for name in names - set(origin.sources)} - {"_mock"}
+
+
+def _stated(content: Content, origin: CodeOrigin) -> Mapping[str, str] | None:
+    """Return the versions stated of code that came from a package; None if no code did."""
+    return None if origin.snapshot is None else content.code_versions

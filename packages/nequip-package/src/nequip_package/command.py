@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from nequip_core.command_line import run_command
 from nequip_package._version import __version__
-from nequip_package.commands import audit, build, diff, info, members
+from nequip_package.commands import audit, build, convert, diff, info, members, modify, update, upgrade
 
 __all__ = ["main"]
 
-_SUBCOMMANDS = (build, info, members, diff, audit)
+_SUBCOMMANDS = (build, info, members, diff, audit, update, modify, upgrade, convert)
 
 
 def main(args: Sequence[str] | None = None) -> int:

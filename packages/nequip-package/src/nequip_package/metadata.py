@@ -2,74 +2,209 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
+import inspect
+import os
 import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from nequip_core.archive.format import CURRENT_FORMAT
 from nequip_core.archive.rules import PackagingRules
-from nequip_core.errors import PackagingError
-from nequip_core.saved_model import SavedModel
-from nequip_package._version import __version__
+from nequip_core.errors import ConfigError, PackagingError
+from nequip_core.modifiers import get_all_modifiers
+from nequip_package.absolute_paths import without_absolute_paths
+from nequip_package.lineage import PACKAGER
 
-__all__ = ["config_text", "metadata_text", "package_metadata"]
+__all__ = ["ModelFacts", "config_text", "metadata_text", "model_facts", "package_metadata"]
 
-_LIBRARIES = ("torch", "nequip-core", "nequip-model", "nequip-package", "e3nn")
-_ATTRIBUTES = ("type_names", "model_dtype", "r_max", "metadata")
+_MIN_READER = "0.1.0"
+# What code in a package is usually from; other distributions are added as their code is.
+_LIBRARIES = ("nequip-core", "nequip-model", "e3nn", "torch")
+_PACKAGERS = ("nequip-package", "nequip-core", "torch")
+_ATTRIBUTES = ("type_names", "model_dtype", "metadata")
+_CUTOFFS_KEY = "per_edge_type_cutoff"
+_TIME_VARIABLE = "SOURCE_DATE_EPOCH"
 
 
-def package_metadata(saved: SavedModel, rules: PackagingRules) -> dict[str, Any]:
-    """Return the keys of ``package_metadata.txt``, as ``docs/formats/package-v2.md`` defines them.
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the models of one file have in common, and how large the first is.
+
+    Attributes:
+        type_names: the T type names in order.
+        r_max: cutoff radius, length.
+        dtype: ``float32`` or ``float64``, of the weights.
+        cutoffs: text of the T x T cutoffs, or None.
+        num_parameters: of the first model.
+    """
+
+    type_names: list[str]
+    r_max: float
+    dtype: str
+    cutoffs: str | None
+    num_parameters: int
+
+
+def model_facts(models: Mapping[str, Any], source: str) -> ModelFacts:
+    """Return the facts of models, ours or those of a package of any origin.
 
     Args:
-        saved: what is packaged. Types, cutoff, dtype and size are those of its first model.
-        rules: the packaging rules in force.
+        models: name -> graph model.
+        source: what they are from, for messages.
 
     Raises:
-        PackagingError: there is no model, or the first one is no graph model.
+        PackagingError: there is none, one is no graph model, or their type names differ.
     """
-    model = _first_model(saved)
-    installed = {name: installed_version(name) for name in _LIBRARIES}
-    metadata = {
+    if not models:
+        raise PackagingError(f"'{source}' holds no model")
+    for name, model in models.items():
+        missing = [attribute for attribute in _ATTRIBUTES if not hasattr(model, attribute)]
+        if missing or not getattr(model, "is_graph_model", False):
+            raise PackagingError(
+                f"'{name}' of '{source}' is no graph model: {type(model).__name__} lacks "
+                f"{', '.join(missing) or 'is_graph_model'}"
+            )
+    names = {name: list(model.type_names) for name, model in models.items()}
+    if len({tuple(types) for types in names.values()}) != 1:
+        raise PackagingError(
+            f"the models of '{source}' must have the same type names in the same order, got {names}"
+        )
+    first = next(iter(models.values()))
+    cutoffs = first.metadata.get(_CUTOFFS_KEY)
+    return ModelFacts(
+        type_names=list(first.type_names),
+        # Models of packages made by NequIP state it as text only.
+        r_max=float(getattr(first, "r_max", None) or first.metadata["r_max"]),
+        dtype=str(first.model_dtype).removeprefix("torch."),
+        cutoffs=str(cutoffs) if cutoffs else None,
+        num_parameters=sum(parameter.numel() for parameter in first.parameters()),
+    )
+
+
+def package_metadata(
+    facts: ModelFacts,
+    models: Mapping[str, Any],
+    modes: Iterable[str],
+    versions: Mapping[str, str],
+    external: Mapping[str, str | None],
+    rules: PackagingRules,
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the keys of ``package_metadata.txt``, as ``docs/formats/package-v3.md`` defines them.
+
+    Args:
+        facts: of the models.
+        models: name -> eager model.
+        modes: the packaged modes.
+        versions: what the packaged code was taken from.
+        external: top-level modules that the packaged code names as external -> version.
+        rules: the packaging rules in force.
+        config: the training config, asked for units.
+    """
+    metadata: dict[str, Any] = {
         "package_version_id": CURRENT_FORMAT,
-        "versions": {
-            **{name: version for name, version in installed.items() if version},
+        "min_reader": _MIN_READER,
+        "must_understand": [],
+        "versions": dict(versions),
+        "packager_versions": {
+            **{name: version for name in _PACKAGERS if (version := distribution_version(name))},
             "python": platform.python_version(),
         },
-        "external_modules": {name: installed_version(name) for name in rules.external},
-        "available_models": ["eager"],
-        "atom_types": dict(enumerate(model.type_names)),
-        "type_names": list(model.type_names),
-        "r_max": float(model.r_max),
-        "model_dtype": str(model.model_dtype),
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "created_by": f"nequip-package {__version__}",
+        "external_modules": dict(external),
+        "external_requirements": {
+            name: text for name, text in sorted(rules.requirements.items()) if name in external
+        },
+        "available_models": list(modes),
+        "model_names": list(models),
+        "atom_types": dict(enumerate(facts.type_names)),
+        "type_names": facts.type_names,
+        "r_max": facts.r_max,
     }
-    cutoffs = model.metadata.get("per_edge_type_cutoff")
-    if cutoffs:
-        metadata["per_edge_type_cutoff"] = str(cutoffs)
+    if facts.cutoffs is not None:
+        metadata[_CUTOFFS_KEY] = facts.cutoffs
+    metadata |= {"model_dtype": facts.dtype, "num_parameters": facts.num_parameters}
+    units = _units(config)
+    if units:
+        metadata["units"] = units
+    metadata["modifiers"] = {name: _modifiers(model) for name, model in models.items()}
+    created = _creation_time()
+    if created is not None:
+        metadata["created"] = created
+    metadata["created_by"] = PACKAGER
     return metadata
 
 
-def metadata_text(metadata: dict[str, Any]) -> str:
+def code_versions(tops: Iterable[str], inherited: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the versions of what packaged code was taken from.
+
+    Args:
+        tops: top-level modules whose code was copied from the environment.
+        inherited: versions that a parent package states of the code that was copied from it; None
+            if none was.
+    """
+    if inherited is None:
+        versions = {name: v for name in _LIBRARIES if (v := distribution_version(name))}
+        versions["python"] = platform.python_version()
+    else:
+        versions = {name: str(version) for name, version in inherited.items()}
+    owners = importlib.metadata.packages_distributions()
+    for top in sorted(tops):
+        for owner in sorted(set(owners.get(top, ()))):
+            versions.setdefault(owner, importlib.metadata.version(owner))
+    return versions
+
+
+def external_versions(
+    extern_modules: Iterable[str], inherited: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """Return the outside modules of packaged code and their versions, sorted.
+
+    Args:
+        extern_modules: dotted names, as the package lists them.
+        inherited: versions that a parent package states, for modules that are not installed.
+    """
+    tops = {name.partition(".")[0] for name in extern_modules}
+    outside = sorted(tops - sys.stdlib_module_names - {"torch"})
+    owners = importlib.metadata.packages_distributions() if outside else {}
+    versions: dict[str, str | None] = {}
+    for top in outside:
+        owner = next(iter(sorted(set(owners.get(top, ())))), None)
+        known = inherited.get(top)
+        versions[top] = importlib.metadata.version(owner) if owner else known and str(known)
+    return versions
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
     """Return the text of ``package_metadata.txt``."""
-    return _dump(metadata)
+    return _dump(dict(metadata))
 
 
-def config_text(saved: SavedModel) -> str:
-    """Return the text of ``config.yaml``.
+def config_text(config: Mapping[str, Any], source: str) -> str:
+    """Return the text of ``config.yaml``, absolute paths shortened.
 
     Raises:
         PackagingError: the config holds more than plain containers.
     """
     try:
-        return _dump(saved.config)
+        return _dump(without_absolute_paths(dict(config)))
     except yaml.YAMLError as error:
         raise PackagingError(
-            f"the config of '{saved.source}' must hold plain containers only: {error}"
+            f"the config of '{source}' must hold plain containers only: {error}"
         ) from error
+
+
+def distribution_version(name: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -83,21 +218,37 @@ def _dump(content: dict[str, Any]) -> str:
     return yaml.dump(content, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
-def installed_version(module: str) -> str | None:
-    """Return the version of an installed module's distribution of the same name, or None."""
-    try:
-        return importlib.metadata.version(module)
-    except importlib.metadata.PackageNotFoundError:
+def _modifiers(model: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": modifier.name,
+            "persistent": modifier.is_persistent,
+            "doc": modifier.summary,
+            "arguments": {
+                name: None if default is inspect.Parameter.empty else str(default)
+                for name, default in modifier.arguments.items()
+            },
+        }
+        for modifier in get_all_modifiers(model).values()
+        if not modifier.is_private
+    ]
+
+
+def _units(config: Mapping[str, Any]) -> dict[str, str]:
+    stated = config.get("units")
+    if not isinstance(stated, Mapping):
+        return {}
+    return {key: str(stated[key]) for key in ("length", "energy") if stated.get(key)}
+
+
+def _creation_time() -> str | None:
+    text = os.environ.get(_TIME_VARIABLE)
+    if not text:
         return None
-
-
-def _first_model(saved: SavedModel) -> Any:
-    for name, model in saved.models.items():
-        missing = [attribute for attribute in _ATTRIBUTES if not hasattr(model, attribute)]
-        if missing or not getattr(model, "is_graph_model", False):
-            raise PackagingError(
-                f"'{name}' of '{saved.source}' is no graph model: {type(model).__name__} lacks "
-                f"{', '.join(missing) or 'is_graph_model'}"
-            )
-        return model
-    raise PackagingError(f"'{saved.source}' holds no model")
+    try:
+        moment = datetime.datetime.fromtimestamp(int(text), tz=datetime.UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ConfigError(
+            f"environment variable {_TIME_VARIABLE} must be seconds since 1970, got '{text}'"
+        ) from error
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

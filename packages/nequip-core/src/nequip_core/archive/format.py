@@ -39,7 +39,7 @@ __all__ = [
 
 PACKAGE_SUFFIX = ".nequip.zip"
 
-CURRENT_FORMAT = 2
+CURRENT_FORMAT = 3
 """The format that this version writes."""
 NEWEST_READABLE = 3
 """The newest format that this version reads."""

@@ -1,45 +1,65 @@
-"""``nequip-package build``: a package from a checkpoint."""
+"""``nequip-package build``: a package from a checkpoint, or from another package."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_core.archive.modes import DEFAULT_MODE
 
 __all__ = ["add_parser"]
 
-_CHECKPOINT_SUFFIX = ".ckpt"
+_SUFFIXES = (".ckpt", PACKAGE_SUFFIX)
 
 
 def add_parser(commands: Any) -> None:
     """Add ``build`` to the subcommands."""
-    parser = commands.add_parser("build", help="make a package from a checkpoint")
-    parser.add_argument("ckpt_path", help="checkpoint, .ckpt")
+    parser = commands.add_parser(
+        "build",
+        help="make a package from a checkpoint",
+        description="Make a package from a checkpoint. The file appears only after it has been "
+        "loaded back and predicts what the model predicts.",
+    )
+    parser.add_argument(
+        "ckpt_path", help=f"checkpoint, .ckpt; or package to package again, {PACKAGE_SUFFIX}"
+    )
     parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
+    parser.add_argument(
+        "--mode",
+        default=DEFAULT_MODE,
+        metavar="NAME",
+        help="packaging mode: which forms of the model to package (see nequip-package modes; "
+        "default: %(default)s)",
+    )
+    add_trust_option(parser)
     parser.set_defaults(body=_build)
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-code``, which consents to running the code that a file carries."""
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        default=None,
+        help="consent to running the code that the file carries: only for files whose origin you "
+        "trust (look first: nequip-package audit FILE)",
+    )
 
 
 def _build(options: argparse.Namespace) -> None:
     # Before the slow import of torch: names and files.
     from nequip_core.files import require_file, require_output_suffix, require_suffix
+    from nequip_package.progress import Progress
 
-    source = require_suffix(options.ckpt_path, _CHECKPOINT_SUFFIX, "checkpoint")
+    source = require_suffix(options.ckpt_path, _SUFFIXES, "checkpoint")
     require_file(source, "checkpoint")
     output = require_output_suffix(options.output_path, PACKAGE_SUFFIX, "package")
-
-    start = time.monotonic()
-
-    def report(line: str) -> None:
-        print(f"[{time.monotonic() - start:5.1f} s] {line} ...", file=sys.stderr, flush=True)
-
-    report(f"loading {source}")
-    from nequip_core.saved_model import load_saved_model
+    progress = Progress()
+    progress(f"loading {source}")
     from nequip_package.build import build_package
+    from nequip_package.forms import load_forms
 
-    saved = load_saved_model(source)
-    build_package(saved, output, report)
-    size = output.stat().st_size
-    print(f"wrote {output} ({size / 1e3:.0f} kB)", file=sys.stderr)
+    forms = load_forms(source, options.mode, options.trust_code)
+    build_package(forms.saved, output, progress, further_modes=forms.further)
+    progress.written(output)

@@ -1,0 +1,73 @@
+"""``nequip-package modify``: a package whose models are changed by persistent modifiers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_package.commands.build import add_trust_option
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``modify`` to the subcommands."""
+    parser = commands.add_parser(
+        "modify",
+        help="change the models of a package by their persistent modifiers",
+        description="Write a package whose models, in every mode, are changed by their own "
+        "persistent modifiers (nequip-package info --modifiers lists them). Modifiers and "
+        "arguments are recorded in the lineage.",
+    )
+    parser.add_argument("input_path", help=f"package, {PACKAGE_SUFFIX}")
+    parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
+    parser.add_argument(
+        "--modifier",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar=("NAME", "KEY=VALUE"),
+        dest="modifiers",
+        help="a modifier and its arguments, values in YAML; repeat it for several, in order",
+    )
+    add_trust_option(parser)
+    parser.set_defaults(body=_modify)
+
+
+def _modify(options: argparse.Namespace) -> None:
+    from nequip_core.files import require_file, require_suffix
+    from nequip_package.progress import Progress
+
+    source = require_suffix(options.input_path, PACKAGE_SUFFIX, "package")
+    require_file(source, "package")
+    modifiers = [_entry(words) for words in options.modifiers]
+    progress = Progress()
+    from nequip_package.modify import modify_package
+
+    output = modify_package(
+        source, options.output_path, modifiers, trust_code=options.trust_code, report=progress
+    )
+    progress.written(output)
+
+
+def _entry(words: Sequence[str]) -> dict[str, Any]:
+    """Return a modifier as `modify_package` takes it, from ``NAME KEY=VALUE ...``."""
+    import yaml
+
+    from nequip_core.errors import ConfigError
+
+    entry: dict[str, Any] = {"modifier": words[0]}
+    for word in words[1:]:
+        key, equals, text = word.partition("=")
+        if not equals or not key or key in entry:
+            raise ConfigError(
+                f"arguments of the modifier '{words[0]}' must be KEY=VALUE, each key once, "
+                f"got '{word}'"
+            )
+        try:
+            entry[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of '{word}' is not YAML: {error}") from error
+    return entry

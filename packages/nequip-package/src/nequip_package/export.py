@@ -1,0 +1,138 @@
+"""The part of a package that ``torch.package`` writes: pickled models and the code they need."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.package import PackageExporter
+from torch.package import PackagingError as TorchPackagingError
+
+from nequip_core.archive.format import (
+    EXTERN_MODULES_MEMBER,
+    MODE_SUFFIX,
+    MODEL_FOLDER,
+    TOP_FOLDER,
+)
+from nequip_core.errors import PackagingError
+from nequip_package.code_origin import CodeOrigin
+from nequip_package.facade import bake
+from nequip_package.import_chain import broken_imports
+
+__all__ = ["Members", "export_models", "mode_member"]
+
+Members = dict[str, bytes | Path]
+
+# Larger members stay in files.
+_LARGEST_IN_MEMORY = 2**20
+_COPY_CHUNK = 2**20
+
+
+def mode_member(mode: str) -> str:
+    """Return the name of the member that holds the models of a mode, below the top folder."""
+    return f"{MODEL_FOLDER}/{mode}{MODE_SUFFIX}"
+
+
+def export_models(
+    modes: Mapping[str, torch.nn.ModuleDict], origin: CodeOrigin, scratch: Path, source: str
+) -> Members:
+    """Return the members that ``torch.package`` writes for models, their code included.
+
+    All modes are pickled by one exporter, so that they share classes and storages.
+
+    Args:
+        modes: mode -> models by name, on the CPU, in eval mode.
+        origin: where the code of the models is from, and the rules for what it imports.
+        scratch: an existing folder for temporary files, on which the result depends while used.
+        source: what is being packaged, for messages.
+
+    Raises:
+        PackagingError: the models cannot be pickled, or an import of their code has no rule.
+        OSError: a file cannot be written.
+    """
+    # torch names the top folder after the file.
+    path = scratch / f"{TOP_FOLDER}.zip"
+    try:
+        with warnings.catch_warnings():
+            # torch.package itself uses the storage class that torch deprecates.
+            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+            with (
+                contextlib.ExitStack() as stack,
+                PackageExporter(path, importer=origin.importer) as exporter,
+            ):
+                for models in modes.values():
+                    stack.enter_context(_ordered_sets(models))
+                origin.declare(exporter)
+                walk = bake(exporter, _named(modes), origin.rules, origin.snapshot)
+                for mode, models in modes.items():
+                    exporter.save_pickle(MODEL_FOLDER, f"{mode}{MODE_SUFFIX}", models)
+    except TorchPackagingError as error:
+        raise PackagingError(broken_imports(error)) from error
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise PackagingError(f"the model of '{source}' cannot be pickled: {error}") from error
+    members = _unpacked(path, scratch)
+    # torch writes them in the order in which it meets them.
+    externs = members[EXTERN_MODULES_MEMBER]
+    if isinstance(externs, bytes):
+        members[EXTERN_MODULES_MEMBER] = b"".join(
+            line + b"\n" for line in sorted(set(externs.split()))
+        )
+    return members
+
+
+def _unpacked(path: Path, scratch: Path) -> Members:
+    """Return the members of torch's archive by name below its top folder, large ones as files."""
+    members: Members = {}
+    with zipfile.ZipFile(path) as archive:
+        for number, entry in enumerate(archive.infolist()):
+            name = entry.filename.partition("/")[2]
+            if entry.file_size <= _LARGEST_IN_MEMORY:
+                members[name] = archive.read(entry)
+                continue
+            file = scratch / f"member{number}"
+            with archive.open(entry) as content, file.open("wb") as copy:
+                while chunk := content.read(_COPY_CHUNK):
+                    copy.write(chunk)
+            members[name] = file
+    path.unlink()
+    return members
+
+
+def _named(modes: Mapping[str, torch.nn.ModuleDict]) -> dict[str, torch.nn.Module]:
+    return {
+        f"{mode}/{name}": model for mode, models in modes.items() for name, model in models.items()
+    }
+
+
+class _OrderedSet(set[Any]):
+    """A set that is pickled as a plain set, its items in a fixed order."""
+
+    def __reduce__(self) -> tuple[type[set[Any]], tuple[list[Any]]]:
+        return set, (sorted(self, key=repr),)
+
+
+@contextlib.contextmanager
+def _ordered_sets(models: torch.nn.Module) -> Iterator[None]:
+    """Order the sets that modules hold while inside, so that equal models give equal files.
+
+    torch keeps the names of non-persistent buffers in a set, whose order differs by process.
+    """
+    found = [
+        (vars(module), name, value)
+        for module in models.modules()
+        for name, value in vars(module).items()
+        if type(value) is set
+    ]
+    try:
+        for attributes, name, value in found:
+            attributes[name] = _OrderedSet(value)
+        yield
+    finally:
+        for attributes, name, value in found:
+            attributes[name] = value

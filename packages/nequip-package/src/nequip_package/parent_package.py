@@ -1,0 +1,98 @@
+"""The package that another one is made from: its models, every mode by one importer, and its facts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_core.archive.loading import load_opened
+from nequip_core.archive.reader import PackageReader
+from nequip_core.archive.snapshot import importer_of, load_models
+from nequip_core.errors import ConfigError, FileFormatError
+from nequip_core.files import require_output_suffix
+from nequip_package.lineage import steps_from
+
+__all__ = ["ParentPackage", "content_from", "load_parent", "require_other_file"]
+
+_EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class ParentPackage:
+    """A package, opened and loaded.
+
+    Attributes:
+        reader: the package.
+        modes: mode -> models by name; ``eager`` first.
+    """
+
+    reader: PackageReader
+    modes: dict[str, torch.nn.ModuleDict]
+
+
+def load_parent(path: str | os.PathLike[str], trust_code: bool | None = None) -> ParentPackage:
+    """Return a package with the models of all its modes, run by its own code, in eval mode.
+
+    Args:
+        path: a ``.nequip.zip`` file of any format that this version reads.
+        trust_code: see `nequip_core.archive.loading.load_package`.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it is no package, is damaged, or its code does not run here.
+        TrustError: its code may not run.
+    """
+    reader = PackageReader(path)
+    eager = load_opened(reader, load="snapshot", trust_code=trust_code).models
+    importer = importer_of(eager)
+    if importer is None:
+        raise FileFormatError(f"'{reader.path}' holds models that run no code of its own")
+    modes = {_EAGER: eager}
+    for mode in reader.metadata.get("available_models") or [_EAGER]:
+        if mode not in modes:
+            modes[mode] = load_models(importer, reader, mode)
+    return ParentPackage(reader, modes)
+
+
+def content_from(
+    parent: ParentPackage, relation: str, details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the arguments of `nequip_package.build.Content` that a parent package settles.
+
+    Args:
+        parent: the package.
+        relation: how the new package comes from it.
+        details: what else the lineage says.
+    """
+    metadata = parent.reader.metadata
+    return {
+        "modes": parent.modes,
+        "config": parent.reader.config,
+        "source": str(parent.reader.path),
+        "steps": steps_from(parent.reader, relation, details),
+        "card": parent.reader.card,
+        "code_versions": {k: str(v) for k, v in (metadata.get("versions") or {}).items()},
+        "external_versions": dict(metadata.get("external_modules") or {}),
+    }
+
+
+def require_other_file(
+    source: str | os.PathLike[str], output: str | os.PathLike[str]
+) -> Path:
+    """Return the output path if it is a package's name and another file than `source`.
+
+    Raises:
+        FileFormatError: its name does not end in ``.nequip.zip``, or a folder is in its place.
+        ConfigError: it is `source`.
+    """
+    target = require_output_suffix(output, PACKAGE_SUFFIX, "package")
+    same = target.resolve() == Path(source).resolve()
+    if same or (target.exists() and Path(source).exists() and target.samefile(source)):
+        raise ConfigError(f"input and output must differ, both are '{output}': name another output")
+    return target
