@@ -9,11 +9,40 @@ from collections.abc import Sequence
 
 from nequip_core.command_line import run_command
 from nequip_package._version import __version__
-from nequip_package.commands import audit, build, convert, diff, info, members, modify, update, upgrade
+from nequip_package.commands import (
+    audit,
+    build,
+    card,
+    convert,
+    diff,
+    info,
+    members,
+    modes,
+    modify,
+    sign,
+    update,
+    upgrade,
+    verify,
+)
 
 __all__ = ["main"]
 
-_SUBCOMMANDS = (build, info, members, diff, audit, update, modify, upgrade, convert)
+# In the order of the help: make, look, check, change.
+_SUBCOMMANDS = (
+    build,
+    modes,
+    info,
+    members,
+    diff,
+    audit,
+    verify,
+    card,
+    sign,
+    update,
+    modify,
+    upgrade,
+    convert,
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:

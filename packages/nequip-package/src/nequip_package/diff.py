@@ -16,6 +16,7 @@ from nequip_core.archive.format import (
     CARD_MEMBER,
     CONFIG_MEMBER,
     LINEAGE_MEMBER,
+    MANIFEST_MEMBER,
     METADATA_MEMBER,
     STORAGE_SUFFIX,
 )
@@ -36,8 +37,9 @@ __all__ = [
 ]
 
 ABSENT = "(absent)"
-# Members whose content is compared in the parts of a report, not as files.
-_COMPARED = (METADATA_MEMBER, CONFIG_MEMBER, CARD_MEMBER, LINEAGE_MEMBER)
+# Members whose content is compared in the parts of a report, not as files; the manifest differs
+# whenever anything does.
+_COMPARED = (METADATA_MEMBER, CONFIG_MEMBER, CARD_MEMBER, LINEAGE_MEMBER, MANIFEST_MEMBER)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def diff_packages(first: PackageReader, second: PackageReader) -> PackageDiff:
     found.metadata = list(_changes(first.metadata, second.metadata))
     found.config = list(_changes(first.config, second.config))
     found.card = list(_changes(first.card, second.card))
-    found.lineage = list(_changes(list(first.lineage), list(second.lineage)))
+    found.lineage = list(_changes(_steps(first), _steps(second)))
     found.code = list(_code_changes(first, second))
     with package_tensors(first) as ours, package_tensors(second) as theirs:
         found.num_tensors = len(ours.keys() | theirs.keys())
@@ -213,6 +215,13 @@ def _changes(before: Any, after: Any, key: str = "") -> Iterator[ValueChange]:
             yield from _changes(one, other, f"{key}[{number}]")
     elif type(before) is not type(after) or before != after:
         yield ValueChange(key, before, after)
+
+
+def _steps(package: PackageReader) -> dict[str, str]:
+    """Return the lineage by parent, so that a step more or less does not shift the others."""
+    return {
+        str(step["digest"]): f"{step['relation']} by {step['packager']}" for step in package.lineage
+    }
 
 
 def _code_changes(first: PackageReader, second: PackageReader) -> Iterator[CodeChange]:
