@@ -162,7 +162,7 @@ class _Visitor(ast.NodeVisitor):
         dotted = _dotted(target) or ""
         first, _, rest = dotted.partition(".")
         module = ".".join(part for part in (self.names.get(first), rest) if part)
-        if isinstance(attribute, ast.Constant):
+        if isinstance(attribute, ast.Constant) and isinstance(attribute.value, str):
             if first in self.names:
                 self._use(line, f"{module}.{attribute.value}")
         elif (first in self.names and holds_notable(module)) or isinstance(attribute, ast.BinOp):

@@ -138,8 +138,9 @@ def _scalar(value: Any) -> str:
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    options = {"default_flow_style": True, "allow_unicode": True, "width": 10**6}
-    text = str(yaml.dump(value, Dumper=dumper, **options))
+    text = str(
+        yaml.dump(value, Dumper=dumper, default_flow_style=True, allow_unicode=True, width=10**6)
+    )
     return text.removesuffix("\n").removesuffix("\n...")
 
 

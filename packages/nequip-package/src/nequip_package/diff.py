@@ -20,6 +20,7 @@ from nequip_core.archive.format import (
     METADATA_MEMBER,
     STORAGE_SUFFIX,
 )
+from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
 from nequip_core.errors import FileFormatError, closest
 from nequip_package.installed_source import installed_source
@@ -299,7 +300,7 @@ def _member_changes(first: PackageReader, second: PackageReader) -> Iterator[tup
 
 def _hash(package: PackageReader, member: str) -> str:
     with package.open_member(member) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(file)[0]
 
 
 def _text(content: bytes) -> str | None:

@@ -58,7 +58,9 @@ def _print_report(name: str, audit: Audit, everything: bool) -> None:
     print(heading(visible(name)))
     print(f"format    {audit.format}\nidentity  {audit.identity}\n")
     print(heading("Pickles"))
-    rows = [("", "calls", "tensors", "names of the package", "names from outside")]
+    rows: list[tuple[str, ...]] = [
+        ("", "calls", "tensors", "names of the package", "names from outside")
+    ]
     for pickle in audit.pickles:
         counts = (pickle.calls, pickle.tensors, len(pickle.from_package), len(pickle.from_outside))
         rows.append((visible(pickle.member), *map(str, counts)))

@@ -214,7 +214,7 @@ def _code_rows(
 ) -> list[tuple[str, ...]]:
     from nequip_package.console import paint, visible
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for change in changes:
         if change.state == "changed":
             counts = paint(f"+{change.added}", "green"), paint(f"-{change.removed}", "red")
@@ -231,7 +231,9 @@ def _tensor_rows(changes: list[TensorChange]) -> list[tuple[str, ...]]:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.6g}"
 
-    rows = [("", "first", "second", "|first|", "|second|", "|change|", "relative")]
+    rows: list[tuple[str, ...]] = [
+        ("", "first", "second", "|first|", "|second|", "|change|", "relative")
+    ]
     for change in changes:
         after = "" if change.after == change.before else change.after
         relative = change.relative_change

@@ -155,7 +155,8 @@ def _print_predictions(result: Verification) -> None:
 
     print(f"\n{heading('Predictions')}")
     if result.rows:
-        rows = [("", "mode", "model", "frame", "output", "deviation", "tolerance", "")]
+        titles = ("", "mode", "model", "frame", "output", "deviation", "tolerance", "")
+        rows: list[tuple[str, ...]] = [titles]
         for row in result.rows:
             rows.append(
                 (
