@@ -79,7 +79,7 @@ def test_the_checkpoint_predicts_what_the_test_stage_measured(config, train, log
     assert train(config) == 0
     saved = load_checkpoint(workplace / "out" / "best.ckpt")
     from nequip_train.construction import build
-    from nequip_train.data.datasets import RandomSplitAndIndexDataset
+    from nequip_train.data.subsets import RandomSplitAndIndexDataset
 
     transforms = saved.config["data"]["transforms"]
     dataset = ASEDataset("data.xyz", transforms=build(transforms, "transforms"))

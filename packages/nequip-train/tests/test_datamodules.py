@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from nequip_core.errors import ConfigError, DataError
-from nequip_train.data.datamodules import ASEDataModule, NequIPDataModule, collate
+from nequip_train.data.ase_datamodule import ASEDataModule
+from nequip_train.data.datamodules import NequIPDataModule, collate
 
 EMT = {
     "_target_": "nequip.data.dataset.EMTTestDataset",

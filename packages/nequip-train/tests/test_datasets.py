@@ -10,12 +10,8 @@ from ase.build import molecule
 
 from nequip_core.errors import ConfigError, DataError, MissingFileError, UnknownSpeciesError
 from nequip_core.transforms import ChemicalSpeciesToAtomTypeMapper
-from nequip_train.data.datasets import (
-    ASEDataset,
-    EMTTestDataset,
-    RandomSplitAndIndexDataset,
-    SubsetByRandomSlice,
-)
+from nequip_train.data.datasets import ASEDataset, EMTTestDataset
+from nequip_train.data.subsets import RandomSplitAndIndexDataset, SubsetByRandomSlice
 
 
 def test_frames_are_taken_by_integer_slice_list_array_and_mask(workplace):

@@ -16,9 +16,10 @@ from nequip_core.errors import ConfigError, DataError, MissingFileError
 from nequip_core.frames import batched_from_list
 from nequip_core.transforms import NeighborListTransform
 from nequip_train.data.datamodules import NequIPDataModule, collate
-from nequip_train.data.datasets import EMTTestDataset, SubsetByRandomSlice
+from nequip_train.data.datasets import EMTTestDataset
 from nequip_train.data.lmdb_dataset import LMDBTestDataset, NequIPLMDBDataset
 from nequip_train.data.lmdb_files import LMDBMetadataSpec
+from nequip_train.data.subsets import SubsetByRandomSlice
 
 SMALL = {"supercell": (1, 1, 1), "num_frames": 7}
 

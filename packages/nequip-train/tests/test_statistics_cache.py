@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nequip_train.data.datamodules import ASEDataModule, NequIPDataModule
+from nequip_train.data.ase_datamodule import ASEDataModule
+from nequip_train.data.datamodules import NequIPDataModule
 from nequip_train.data.datasets import EMTTestDataset
 from nequip_train.data.statistics import DataStatisticsManager
 from nequip_train.data.statistics_cache import cache_folder

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nequip_core.errors import ConfigError
-from nequip_train.data.datamodules import ASEDataModule, NequIPDataModule
+from nequip_train.data.ase_datamodule import ASEDataModule
+from nequip_train.data.datamodules import NequIPDataModule
 from nequip_train.data.modifiers import EdgeLengths, NumNeighbors, PerAtomModifier
 from nequip_train.data.running import Count, Mean, RootMeanSquare, StandardDeviation
 from nequip_train.data.statistics import CommonDataStatisticsManager, DataStatisticsManager

@@ -66,6 +66,18 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "nequip.data.datamodule": {
         "nequip_train.data.ase_datamodule": ("ASEDataModule",),
         "nequip_train.data.datamodules": ("NequIPDataModule",),
+        "nequip_train.data.benchmark_npz": (
+            "MD22DataModule",
+            "rMD17DataModule",
+            "sGDML_CCSD_DataModule",
+        ),
+        "nequip_train.data.benchmark_xyz": (
+            "COLLDataModule",
+            "NequIP3BPADataModule",
+            "SAMD23DataModule",
+            "TM23DataModule",
+            "WaterDataModule",
+        ),
     },
     "nequip.data.dataset": {
         "nequip_train.data.array_datasets": ("HDF5Dataset", "NPZDataset"),
@@ -74,9 +86,8 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "ASEDataset",
             "AtomicDataset",
             "EMTTestDataset",
-            "RandomSplitAndIndexDataset",
-            "SubsetByRandomSlice",
         ),
+        "nequip_train.data.subsets": ("RandomSplitAndIndexDataset", "SubsetByRandomSlice"),
     },
     "nequip.data.transforms": {
         "nequip_core.transforms": (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -16,15 +15,15 @@ from nequip_core.frames import Frame, batched_from_list
 from nequip_train.construction import build
 from nequip_train.data.datasets import AtomicDataset
 from nequip_train.data.statistics import DataStatisticsManager
-from nequip_train.data.statistics_cache import (
-    StatisticsCache,
-    Uncacheable,
-    cache_folder,
-    cache_key,
+from nequip_train.data.statistics_pass import (
+    dataset_files,
+    file_stamp,
+    measured_statistics,
+    statistics_cache,
 )
 from nequip_train.data.units import common_units
 
-__all__ = ["ASEDataModule", "NequIPDataModule", "collate"]
+__all__ = ["PARTS", "Configs", "NequIPDataModule", "collate", "listed"]
 
 _LOG = logging.getLogger(__name__)
 PARTS = ("train", "val", "test", "predict")
@@ -56,7 +55,8 @@ def collate(frames: Sequence[Frame]) -> Frame:
         ) from error
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """Return a list or tuple as a list, None as an empty one, anything else as one of it."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
@@ -111,12 +111,12 @@ class NequIPDataModule(lightning.LightningDataModule):
         explicit = (train_dataset, val_dataset, test_dataset, predict_dataset)
         loaders = (train_dataloader, val_dataloader, test_dataloader, predict_dataloader)
         self.dataset_configs: dict[str, list[Any]] = {
-            part: _listed(configs) for part, configs in zip(PARTS, explicit, strict=True)
+            part: listed(configs) for part, configs in zip(PARTS, explicit, strict=True)
         }
         self.loader_configs = {
             part: _loader_config(config, part) for part, config in zip(PARTS, loaders, strict=True)
         }
-        for split in _listed(split_dataset):
+        for split in listed(split_dataset):
             self._add_split(split)
         self.num_datasets = {part: len(self.dataset_configs[part]) for part in PARTS}
         self._statistics_config = stats_manager or {}
@@ -196,7 +196,7 @@ class NequIPDataModule(lightning.LightningDataModule):
                 injected = {"dataset": self._dataset(nested, where)}
                 config = {k: v for k, v in config.items() if k != "dataset"}
             dataset = self._shared[key] = build(config, where, **injected)
-            self._stamps.update({file: _stamp(file) for file in _files(dataset) or ()})
+            self._stamps.update({file: file_stamp(file) for file in dataset_files(dataset) or ()})
         return self._shared[key]
 
     def teardown(self, stage: str) -> None:
@@ -289,12 +289,25 @@ class NequIPDataModule(lightning.LightningDataModule):
         if "drop_last" in self.loader_configs[dataset]:
             changes["drop_last"] = False
         changes |= manager.dataloader_kwargs
-        cache = self._statistics_cache(manager, dataset, dataset_idx, changes)
+        chosen = self.datasets[dataset][dataset_idx]
+        cache = statistics_cache(
+            manager,
+            chosen,
+            self._stamps,
+            type(self),
+            dataset=self.dataset_configs[dataset][dataset_idx],
+            loader={**self.loader_configs[dataset], **changes},
+            statistics=self._statistics_config,
+        )
         values = cache.read(manager.labels()) if cache else None
         if cache and values is not None:
             _LOG.info("data statistics: from '%s' (same data, config and code)", cache.path)
             return manager.expanded(values)
-        results = self._measured(manager, dataset, dataset_idx, changes)
+        # Any generator but the run's own.
+        generator = torch.Generator().manual_seed(self.seed)
+        loader = self._build_loaders(dataset, **{**changes, "generator": generator})[dataset_idx]
+        where = f"data.stats_manager: {chosen} (data.{dataset}_dataset[{dataset_idx}])"
+        results = measured_statistics(manager, loader, where)
         if cache:
             cache.write({name: results[name] for name in manager.labels()}, self.statistics_units())
         return results
@@ -302,69 +315,6 @@ class NequIPDataModule(lightning.LightningDataModule):
     def statistics_units(self) -> dict[str, str | None]:
         """Return the unit of every statistic by its name, see `DataStatisticsManager.units`."""
         return {} if self.stats_manager is None else self.stats_manager.units(self.units)
-
-    def _measured(
-        self, manager: DataStatisticsManager, part: str, index: int, changes: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the statistics by a pass over the data."""
-        from rich.progress import Progress
-
-        # Every process takes all frames, so there is nothing to merge.
-        for statistic in manager.statistics:
-            for metric in statistic.metrics:
-                metric.distributed_available_fn = _not_distributed
-        # Any generator but the run's own.
-        generator = torch.Generator().manual_seed(self.seed)
-        loader = self._build_loaders(part, **{**changes, "generator": generator})[index]
-        try:
-            with Progress() as progress:
-                return manager.get_statistics(progress.track(loader, description="data statistics"))
-        except DataError as error:
-            where = f"{self.datasets[part][index]} (data.{part}_dataset[{index}])"
-            raise type(error)(f"data.stats_manager: {where}: {error}") from error
-
-    def _statistics_cache(
-        self, manager: DataStatisticsManager, part: str, index: int, changes: Mapping[str, Any]
-    ) -> StatisticsCache | None:
-        """Return where the statistics of a data set are kept, None if they are not."""
-        folder = cache_folder()
-        if folder is None:
-            return None
-        try:
-            if not type(self).__module__.startswith("nequip_train.data."):
-                raise Uncacheable(f"what '{type(self).__qualname__}' does is not known here")
-            files = _files(self.datasets[part][index])
-            for file in files or ():
-                if _stamp(file) is None or _stamp(file) != self._stamps.get(file):
-                    raise Uncacheable(f"'{file}' has changed since it was read")
-            key = cache_key(
-                self.dataset_configs[part][index],
-                files,
-                {**self.loader_configs[part], **changes},
-                self._statistics_config,
-                {s.name: s.modifier.type for s in manager.statistics},
-            )
-        except Uncacheable as reason:
-            _LOG.info("data statistics are not cached: %s", reason)
-            return None
-        return StatisticsCache(folder, key)
-
-
-def _files(dataset: Any) -> list[str] | None:
-    return dataset.files() if isinstance(dataset, AtomicDataset) else None
-
-
-def _not_distributed() -> bool:
-    return False
-
-
-def _stamp(file: str) -> tuple[int, int] | None:
-    """Return what changes when a file is written to; None if it is gone."""
-    try:
-        status = Path(file).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 def _declarations(config: Any) -> Mapping[str, Any]:
@@ -382,69 +332,3 @@ def _loader_config(config: Mapping[str, Any] | None, part: str) -> dict[str, Any
                 f"{part}_dataloader.{key}: is given by the data module, remove it from the config"
             )
     return {"_target_": _LOADER, **arguments}
-
-
-class ASEDataModule(NequIPDataModule):
-    """A `NequIPDataModule` of files that ASE reads.
-
-    Args:
-        seed: see `NequIPDataModule`.
-        train_file_path: path, or list of paths, of training data.
-        val_file_path: likewise, of validation data.
-        test_file_path: likewise, of test data.
-        predict_file_path: likewise, of data to predict.
-        split_dataset: see `NequIPDataModule`, with ``file_path`` in place of ``dataset``.
-        transforms: configs of the transforms of every data set.
-        ase_args: see `nequip_train.data.datasets.ASEDataset`.
-        include_keys: see there.
-        exclude_keys: see there.
-        key_mapping: see there.
-        energy_units: see there.
-        length_units: see there.
-        **kwargs: loaders and statistics of `NequIPDataModule`.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        train_file_path: str | Sequence[str] = (),
-        val_file_path: str | Sequence[str] = (),
-        test_file_path: str | Sequence[str] = (),
-        predict_file_path: str | Sequence[str] = (),
-        split_dataset: Configs = None,
-        transforms: Sequence[Any] = (),
-        ase_args: Mapping[str, Any] | None = None,
-        include_keys: Sequence[str] = (),
-        exclude_keys: Sequence[str] = (),
-        key_mapping: Mapping[str, str] | None = None,
-        energy_units: str | None = None,
-        length_units: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        def config(path: str) -> dict[str, Any]:
-            return {
-                "_target_": "nequip.data.dataset.ASEDataset",
-                "file_path": path,
-                "transforms": list(transforms),
-                "ase_args": dict(ase_args or {}),
-                "include_keys": list(include_keys),
-                "exclude_keys": list(exclude_keys),
-                "key_mapping": dict(key_mapping or {}),
-                "energy_units": energy_units,
-                "length_units": length_units,
-            }
-
-        splits = []
-        for item in _listed(split_dataset):
-            if "file_path" not in item:
-                raise ConfigError(
-                    f"an item of split_dataset lacks 'file_path', it has only {sorted(item)}"
-                )
-            split = {key: value for key, value in item.items() if key != "file_path"}
-            splits.append({**split, "dataset": config(item["file_path"])})
-        paths = (train_file_path, val_file_path, test_file_path, predict_file_path)
-        files: dict[str, Any] = {
-            f"{part}_dataset": [config(path) for path in _listed(value)]
-            for part, value in zip(PARTS, paths, strict=True)
-        }
-        super().__init__(seed=seed, split_dataset=splits, **files, **kwargs)

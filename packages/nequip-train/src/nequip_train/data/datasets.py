@@ -1,4 +1,4 @@
-"""Data sets of frames, and subsets of them."""
+"""Data sets of frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nequip_core.ase_conversion import asked_keys, from_ase, label_keys, misspelled_key
-from nequip_core.errors import ConfigError, DataError, NequIPError, closest
+from nequip_core.errors import ConfigError, DataError, NequIPError
 from nequip_core.files import require_file
 from nequip_core.frames import Frame, num_nodes
 from nequip_train.data.units import canonical_unit
@@ -23,8 +23,6 @@ __all__ = [
     "ASEDataset",
     "AtomicDataset",
     "EMTTestDataset",
-    "RandomSplitAndIndexDataset",
-    "SubsetByRandomSlice",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -299,93 +297,3 @@ def _emt_frames(
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, stress=stress)
         frames.append(from_ase(atoms))
     return frames
-
-
-class _Subset(AtomicDataset):
-    """Some frames of another data set, in an order of their own; the other's transforms apply."""
-
-    def __init__(self, dataset: AtomicDataset, indices: Sequence[int]) -> None:
-        super().__init__((), dataset.energy_units, dataset.length_units)
-        self.dataset = dataset
-        self.indices = list(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def files(self) -> list[str] | None:
-        return self.dataset.files()
-
-    def __str__(self) -> str:
-        return str(self.dataset)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Frame]:
-        # Asking the whole data set keeps its frame numbers in messages.
-        wanted = [self.indices[self._in_range(index)] for index in indices]
-        return self.dataset.__getitems__(wanted)
-
-    def _get_data_list(self, indices: list[int]) -> list[Frame]:
-        return self.dataset._get_data_list([self.indices[index] for index in indices])
-
-
-class SubsetByRandomSlice(_Subset):
-    """``permutation[start:start + length]`` of a data set, by a seeded random permutation.
-
-    Args:
-        dataset: the whole data set.
-        start: first place of the permutation to take.
-        length: number of frames.
-        seed: seed of the permutation.
-    """
-
-    def __init__(self, dataset: AtomicDataset, start: int, length: int, seed: int) -> None:
-        if start < 0 or length < 1 or start + length > len(dataset):
-            raise ConfigError(
-                f"frames {start} to {start + length} of a permutation of {dataset}, which has "
-                f"only {len(dataset)} frames"
-            )
-        generator = torch.Generator().manual_seed(seed)
-        permutation = torch.randperm(len(dataset), generator=generator).tolist()
-        super().__init__(dataset, permutation[start : start + length])
-
-
-class RandomSplitAndIndexDataset(_Subset):
-    """One part of a seeded random split of a data set.
-
-    Args:
-        dataset: the whole data set.
-        split_dict: name of a part -> number of frames, or fraction where all parts are fractions
-            with sum 1. The order of the parts matters for which frames they get.
-        dataset_key: name of the part to take.
-        seed: seed of the split.
-    """
-
-    def __init__(
-        self,
-        dataset: AtomicDataset,
-        split_dict: Mapping[str, int | float],
-        dataset_key: str,
-        seed: int,
-    ) -> None:
-        if dataset_key not in split_dict:
-            raise ConfigError(
-                f"the split has no part '{dataset_key}', only {sorted(split_dict)}"
-                f"{closest(dataset_key, list(split_dict))}"
-            )
-        try:
-            parts: list[Any] = torch.utils.data.random_split(
-                range(len(dataset)),  # type: ignore[arg-type]
-                list(split_dict.values()),
-                generator=torch.Generator().manual_seed(seed),
-            )
-        except ValueError as error:
-            raise ConfigError(
-                f"cannot split the {len(dataset)} frames of {dataset} into {dict(split_dict)}: "
-                "give fractions with sum 1, or numbers of frames whose sum is the whole"
-            ) from error
-        part = parts[list(split_dict).index(dataset_key)]
-        if len(part) == 0:
-            raise ConfigError(
-                f"the part '{dataset_key}' of the split {dict(split_dict)} of {dataset} is empty: "
-                f"there are only {len(dataset)} frames"
-            )
-        super().__init__(dataset, list(part.indices))

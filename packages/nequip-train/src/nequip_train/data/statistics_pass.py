@@ -1,0 +1,104 @@
+"""The pass over a data set that takes its statistics, and where its results are kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nequip_core.errors import DataError
+from nequip_core.frames import Frame
+from nequip_train.data.datasets import AtomicDataset
+from nequip_train.data.statistics import DataStatisticsManager
+from nequip_train.data.statistics_cache import (
+    StatisticsCache,
+    Uncacheable,
+    cache_folder,
+    cache_key,
+)
+
+__all__ = ["Stamp", "dataset_files", "file_stamp", "measured_statistics", "statistics_cache"]
+
+_LOG = logging.getLogger(__name__)
+
+Stamp = tuple[int, int]
+"""Time of the last change, and size, of a file."""
+
+
+def dataset_files(dataset: Any) -> list[str] | None:
+    """Return the files whose bytes decide the frames of a data set, None if that is not known."""
+    return dataset.files() if isinstance(dataset, AtomicDataset) else None
+
+
+def file_stamp(file: str) -> Stamp | None:
+    """Return what changes when a file is written to; None if it is gone."""
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def measured_statistics(
+    manager: DataStatisticsManager, loader: Iterable[Frame], where: str
+) -> dict[str, Any]:
+    """Return the statistics by a pass over the data, with a progress bar.
+
+    Args:
+        manager: what to take.
+        loader: batches of all frames.
+        where: what messages call the data.
+
+    Raises:
+        DataError: a statistic cannot be taken.
+    """
+    from rich.progress import Progress
+
+    # Every process takes all frames, so there is nothing to merge.
+    for statistic in manager.statistics:
+        for metric in statistic.metrics:
+            metric.distributed_available_fn = _not_distributed
+    try:
+        with Progress() as progress:
+            return manager.get_statistics(progress.track(loader, description="data statistics"))
+    except DataError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def statistics_cache(
+    manager: DataStatisticsManager,
+    data: AtomicDataset,
+    stamps: Mapping[str, Stamp | None],
+    owner: type,
+    **configs: Mapping[str, Any],
+) -> StatisticsCache | None:
+    """Return where the statistics of a data set are kept, None if they are not.
+
+    Args:
+        manager: the statistics.
+        data: the data set.
+        stamps: the stamps of files when they were read.
+        owner: class of the data module.
+        **configs: the configs ``dataset``, ``loader`` and ``statistics`` of `cache_key`.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return None
+    try:
+        if not owner.__module__.startswith("nequip_train.data."):
+            raise Uncacheable(f"what '{owner.__qualname__}' does is not known here")
+        files = dataset_files(data)
+        for file in files or ():
+            if file_stamp(file) is None or file_stamp(file) != stamps.get(file):
+                raise Uncacheable(f"'{file}' has changed since it was read")
+        kinds = {statistic.name: statistic.modifier.type for statistic in manager.statistics}
+        key = cache_key(files=files, kinds=kinds, **configs)
+    except Uncacheable as reason:
+        _LOG.info("data statistics are not cached: %s", reason)
+        return None
+    return StatisticsCache(folder, key)
+
+
+def _not_distributed() -> bool:
+    return False
