@@ -90,9 +90,11 @@ def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in c
             "bases": content.get(BASES_KEY) or {},
             "digest": hash_file(Path(checkpoint_path))[0],
         }
-    with config_from_file(carried["model"], carried["bases"], checkpoint_path, trust_code):
-        with recording(keep_contents=is_recording_contents()) as own:
-            models = build_models(carried["model"])
+    with (
+        config_from_file(carried["model"], carried["bases"], checkpoint_path, trust_code),
+        recording(keep_contents=is_recording_contents()) as own,
+    ):
+        models = build_models(carried["model"])
     if state is not None:
         load_model_weights(models, state)
     record_checkpoint(checkpoint_path, carried["digest"], carried["model"], own)

@@ -4,7 +4,7 @@
 |---|---|
 | ``snapshot`` | code in the file runs; needs consent (`nequip_core.archive.trust`) |
 | ``rebuild`` | the installed builder and the file's weights; nothing in the file runs |
-| ``auto`` | the snapshot with consent, else the rebuild, else an error that says how to look first |
+| ``auto`` | the snapshot with consent, else the rebuild, else an error with the ways out |
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.reader import PackageReader
-from nequip_core.archive.trust import TRUST_VARIABLE, consent, trusting
+from nequip_core.archive.trust import TRUST_VARIABLE, consent
 from nequip_core.errors import ConfigError, NequIPError, TrustError
 from nequip_core.frames import Frame
 from nequip_core.saved_model import Parent, SavedModel, requested_mode

@@ -107,7 +107,7 @@ def _environment_consents() -> bool:
 def _path() -> Path:
     base = os.environ.get("XDG_DATA_HOME", "")
     # The XDG specification: relative paths are invalid and are ignored.
-    folder = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share"
+    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share"
     return folder / "nequip" / "built-packages"
 
 
