@@ -1,4 +1,4 @@
-"""Absolute paths in text: they name people, machines and projects, and do not belong in a package."""
+"""Absolute paths in text: they name people and machines, and do not belong in a package."""
 
 from __future__ import annotations
 

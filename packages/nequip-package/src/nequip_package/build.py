@@ -30,12 +30,12 @@ from nequip_core.saved_model import SavedModel
 from nequip_core.synthetic import synthetic_frame
 from nequip_package.code_origin import CodeOrigin, code_origin
 from nequip_package.export import export_models
+from nequip_package.json_text import json_bytes
 from nequip_package.lineage import earlier_steps, lineage_step
 from nequip_package.members import (
     Members,
     architecture_bytes,
     extern_modules,
-    json_bytes,
     weights_file,
     write_members,
 )
@@ -47,6 +47,7 @@ from nequip_package.metadata import (
     model_facts,
     package_metadata,
 )
+from nequip_package.pitfalls import advice
 from nequip_package.reference_outputs import (
     Outputs,
     reference_bytes,
@@ -55,7 +56,7 @@ from nequip_package.reference_outputs import (
 )
 from nequip_package.rules import collect_rules
 from nequip_package.tensors import tensors_bytes
-from nequip_package.verify import verify_written
+from nequip_package.verify import rebuild_fault, verify_written
 
 __all__ = ["Content", "build_package", "write_package"]
 
@@ -139,7 +140,7 @@ def write_package(
     target = require_output_suffix(output, PACKAGE_SUFFIX, "package")
     rules = collect_rules() if rules is None else rules
     modes = {mode: _ready(models) for mode, models in content.modes.items()}
-    eager = modes[_EAGER]
+    eager = dict(modes[_EAGER].items())
     facts = model_facts(eager, content.source)
     origin = code_origin(modes.values(), rules)
     frames = reference_frames(facts.type_names, facts.r_max)
@@ -156,7 +157,10 @@ def write_package(
     try:
         with atomic_path(target) as path:
             report("archiving the model and its code")
-            members = content.edit(export_models(modes, origin, path.parent, content.source))
+            exported, walk = export_models(modes, origin, path.parent, content.source)
+            for finding in advice(walk):
+                getattr(report, "note", report)(finding)
+            members = content.edit(exported)
             metadata = package_metadata(
                 facts,
                 eager,
@@ -167,8 +171,14 @@ def write_package(
                 content.config,
             )
             members |= {**texts, **data, METADATA_MEMBER: metadata_text(metadata).encode()}
-            members[WEIGHTS_MEMBER] = weights_file(eager, path.parent / "weights")
+            members[WEIGHTS_MEMBER] = weights_file(modes[_EAGER], path.parent / "weights")
             identity = _write_verified(path, members, modes, outputs, report)
+            fault = rebuild_fault(path)
+            if fault is not None:
+                report(f"storing no descriptions, for the models cannot be rebuilt: {fault}")
+                members[ARCHITECTURE_MEMBER] = json_bytes({"models": dict.fromkeys(eager)}, "")
+                path.unlink()
+                identity = _write_verified(path, members, modes, outputs, report)
     except OSError as error:
         raise PackagingError(f"cannot write '{target}': {error}") from error
     remember_built(identity)

@@ -93,10 +93,11 @@ def _compare(package: PackageReader, saved: SavedModel) -> dict[str, float]:
         PackagingError: one is larger than rounding explains, or no energy is compared.
     """
     original = load_opened(package, load="snapshot", trust_code=True).models
-    facts = model_facts(saved.models, str(package.path))
+    converted = dict(saved.models.items())
+    facts = model_facts(converted, str(package.path))
     frames = reference_frames(facts.type_names, facts.r_max)
-    expected = reference_outputs(original, frames)
-    found = reference_outputs(saved.models, frames)
+    expected = reference_outputs(dict(original.items()), frames)
+    found = reference_outputs(converted, frames)
     tolerance = _TOLERANCES[facts.dtype]
     largest: dict[str, float] = {}
     for model, frame, key, value in _compared_outputs(expected):

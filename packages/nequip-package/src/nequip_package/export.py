@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.package import PackageExporter
@@ -23,7 +21,8 @@ from nequip_core.archive.format import (
 from nequip_core.errors import PackagingError
 from nequip_package.code_origin import CodeOrigin
 from nequip_package.facade import bake
-from nequip_package.import_chain import broken_imports
+from nequip_package.import_chain import CodeWalk, broken_imports
+from nequip_package.stable_pickles import stable_pickles
 
 __all__ = ["Members", "export_models", "mode_member"]
 
@@ -41,8 +40,8 @@ def mode_member(mode: str) -> str:
 
 def export_models(
     modes: Mapping[str, torch.nn.ModuleDict], origin: CodeOrigin, scratch: Path, source: str
-) -> Members:
-    """Return the members that ``torch.package`` writes for models, their code included.
+) -> tuple[Members, CodeWalk]:
+    """Return the members that ``torch.package`` writes for models, and what their code imports.
 
     All modes are pickled by one exporter, so that they share classes and storages.
 
@@ -63,11 +62,9 @@ def export_models(
             # torch.package itself uses the storage class that torch deprecates.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             with (
-                contextlib.ExitStack() as stack,
+                stable_pickles(modes.values()),
                 PackageExporter(path, importer=origin.importer) as exporter,
             ):
-                for models in modes.values():
-                    stack.enter_context(_ordered_sets(models))
                 origin.declare(exporter)
                 walk = bake(exporter, _named(modes), origin.rules, origin.snapshot)
                 for mode, models in modes.items():
@@ -83,7 +80,7 @@ def export_models(
         members[EXTERN_MODULES_MEMBER] = b"".join(
             line + b"\n" for line in sorted(set(externs.split()))
         )
-    return members
+    return members, walk
 
 
 def _unpacked(path: Path, scratch: Path) -> Members:
@@ -108,31 +105,3 @@ def _named(modes: Mapping[str, torch.nn.ModuleDict]) -> dict[str, torch.nn.Modul
     return {
         f"{mode}/{name}": model for mode, models in modes.items() for name, model in models.items()
     }
-
-
-class _OrderedSet(set[Any]):
-    """A set that is pickled as a plain set, its items in a fixed order."""
-
-    def __reduce__(self) -> tuple[type[set[Any]], tuple[list[Any]]]:
-        return set, (sorted(self, key=repr),)
-
-
-@contextlib.contextmanager
-def _ordered_sets(models: torch.nn.Module) -> Iterator[None]:
-    """Order the sets that modules hold while inside, so that equal models give equal files.
-
-    torch keeps the names of non-persistent buffers in a set, whose order differs by process.
-    """
-    found = [
-        (vars(module), name, value)
-        for module in models.modules()
-        for name, value in vars(module).items()
-        if type(value) is set
-    ]
-    try:
-        for attributes, name, value in found:
-            attributes[name] = _OrderedSet(value)
-        yield
-    finally:
-        for attributes, name, value in found:
-            attributes[name] = value

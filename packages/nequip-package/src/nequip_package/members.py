@@ -18,6 +18,7 @@ from nequip_core.archive.manifest import hash_bytes, hash_file, identity_of, man
 from nequip_core.archive.reader import PackageReader
 from nequip_core.errors import PackagingError
 from nequip_package.absolute_paths import holds_absolute_path
+from nequip_package.json_text import json_bytes
 from nequip_package.tensors import write_tensors
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "architecture_bytes",
     "copy_members",
     "extern_modules",
-    "json_bytes",
     "weights_file",
     "write_members",
 ]
@@ -37,19 +37,6 @@ Advance = Callable[[int, int], None]
 # Larger members are copied by way of a file.
 _LARGEST_IN_MEMORY = 2**20
 _CHUNK = 2**20
-
-
-def json_bytes(content: Any, what: str) -> bytes:
-    """Return a JSON member: keys sorted, indented by one space, with a final newline.
-
-    Raises:
-        PackagingError: `content` is more than plain data, or holds NaN or infinity.
-    """
-    try:
-        text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise PackagingError(f"{what} must be plain data with finite numbers: {error}") from error
-    return f"{text}\n".encode()
 
 
 def architecture_bytes(models: Mapping[str, Any]) -> bytes:

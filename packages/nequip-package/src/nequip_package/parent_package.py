@@ -1,4 +1,4 @@
-"""The package that another one is made from: its models, every mode by one importer, and its facts."""
+"""The package that another one is made from: its models, all by one importer, and its facts."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def content_from(
     }
 
 
-def require_other_file(
-    source: str | os.PathLike[str], output: str | os.PathLike[str]
-) -> Path:
+def require_other_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> Path:
     """Return the output path if it is a package's name and another file than `source`.
 
     Raises:

@@ -41,6 +41,12 @@ class Progress:
         self._stream.write(f"[{self._step - self._start:5.1f} s] {line} ...\n")
         self._stream.flush()
 
+    def note(self, text: str) -> None:
+        """Print a remark that does not start a step."""
+        self.end()
+        self._stream.write(f"note: {text}\n")
+        self._stream.flush()
+
     def advance(self, done: int, total: int) -> None:
         """Draw how much of the step is done.
 
@@ -54,10 +60,9 @@ class Progress:
         if done < total and now - self._drawn < _BETWEEN_UPDATES:
             return
         self._drawn, self._has_bar = now, True
-        filled = _WIDTH * done // max(total, 1)
-        self._stream.write(
-            f"\r          [{'#' * filled}{'.' * (_WIDTH - filled)}] {100 * done // max(total, 1):3d} %"
-        )
+        filled, percent = _WIDTH * done // max(total, 1), 100 * done // max(total, 1)
+        bar = f"{'#' * filled}{'.' * (_WIDTH - filled)}"
+        self._stream.write(f"\r          [{bar}] {percent:3d} %")
         self._stream.flush()
 
     def written(self, path: Path) -> None:

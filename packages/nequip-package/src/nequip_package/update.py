@@ -76,9 +76,7 @@ def update_package(
     return write_package(Content(**settled, edit=replace), target, report, rules)
 
 
-def _new_members(
-    reader: PackageReader, replacements: Iterable[Replacement]
-) -> dict[str, bytes]:
+def _new_members(reader: PackageReader, replacements: Iterable[Replacement]) -> dict[str, bytes]:
     """Return the new content of each replaced member, by name below the top folder."""
     names = {name.partition("/")[2] for _, name in reader.members()}
     new: dict[str, bytes] = {}
@@ -106,7 +104,7 @@ def _member_name(reader: PackageReader, names: set[str], path: str) -> str:
     name = path if path in names and top != reader.root else below
     if name == CONFIG_MEMBER:
         return name
-    if name.startswith(f"{MODEL_FOLDER}/") or name.startswith(".data/") or name == "byteorder":
+    if name.startswith((f"{MODEL_FOLDER}/", ".data/")) or name == "byteorder":
         raise ConfigError(
             f"'{path}' cannot be replaced: it follows from the models and their code. Sources and "
             f"'{CONFIG_MEMBER}' can be; the model card is changed by nequip-package card"

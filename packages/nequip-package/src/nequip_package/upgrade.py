@@ -1,4 +1,4 @@
-"""A package of the current format from one of an older format, with the same code and predictions."""
+"""A package in the current format from one of an older format: same code, same predictions."""
 
 from __future__ import annotations
 

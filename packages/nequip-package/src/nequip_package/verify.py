@@ -7,8 +7,9 @@ models that it was made from.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import torch
 
 from nequip_core.archive.loading import load_opened
 from nequip_core.archive.reader import PackageReader
+from nequip_core.archive.rebuild import rebuild
 from nequip_core.archive.snapshot import load_models, open_importer
 from nequip_core.archive.trust import consent
-from nequip_core.errors import ConfigError, NequIPError, PackagingError
+from nequip_core.errors import ConfigError, FileFormatError, NequIPError, PackagingError
 from nequip_core.frames import Frame
 from nequip_core.tolerances import model_tolerance
 from nequip_package.reference_outputs import Outputs, visible_outputs
@@ -117,7 +119,9 @@ def verify_package(
     package.verify_contents(progress)
     result = Verification(package.path, package.identity)
     if static:
-        result.skipped += [Skipped(way, "static: nothing is run") for way in ("snapshot", "rebuild")]
+        result.skipped += [
+            Skipped(way, "static: nothing is run") for way in ("snapshot", "rebuild")
+        ]
         return result
     place = _device(device)
     expected = _stored_reference(package)
@@ -180,7 +184,8 @@ def _verify_rebuild(
         result.skipped.append(Skipped("rebuild", reason))
         return
     try:
-        models = load_opened(package, load="rebuild").models
+        with _without_hints():
+            models = load_opened(package, load="rebuild").models
         result.rows += _compare(models, expected, device, "rebuild")
     except NequIPError as error:
         result.skipped.append(Skipped("rebuild", str(error)))
@@ -255,12 +260,38 @@ def verify_written(
             _require_equal_outputs(packaged, package, outputs)
 
 
+def rebuild_fault(path: Path) -> str | None:
+    """Return why the models of a new package, built anew, would be others; None if they are not.
+
+    What cannot be tried here is no fault: a builder or a version of it that is not installed.
+
+    Args:
+        path: the package.
+    """
+    package = PackageReader(path)
+    described = package.architecture["models"] if package.architecture else {}
+    if any(description is None for description in described.values()):
+        return None
+    try:
+        with _without_hints():
+            rebuild(package)
+    except FileFormatError as error:
+        return str(error)
+    except NequIPError:
+        return None
+    return None
+
+
 def _require_equal_weights(
     mode: str, packaged: torch.nn.ModuleDict, models: torch.nn.ModuleDict
 ) -> None:
     found, expected = packaged.state_dict(), models.state_dict()
     for name in sorted({*found, *expected}):
-        if name not in found or name not in expected or not torch.equal(found[name], expected[name]):
+        if (
+            name not in found
+            or name not in expected
+            or not torch.equal(found[name], expected[name])
+        ):
             raise PackagingError(
                 f"mode '{mode}' of the package has other weights than the model: '{name}'; "
                 "nothing was written"
@@ -288,6 +319,17 @@ def _require_equal_outputs(
                         f"{largest:.3g} on the frame '{frame}', tolerated are {tolerance:g}; "
                         "nothing was written"
                     )
+
+
+@contextlib.contextmanager
+def _without_hints() -> Iterator[None]:
+    """Keep back, inside, what builders log about arguments: the model is there already."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _device(name: str) -> torch.device:
