@@ -87,8 +87,8 @@ def check_config(config: DictConfig) -> Plan:
     if checkpoint is None:
         asked = register_statistics(None)
         module_config = _section(config, "training_module")
-        _check_training_module(module_config, stages)
-        _check_data_fits_model(data, module_config["model"])
+        module = _check_training_module(module_config, stages)
+        _check_data_fits_model(data, module_config["model"], module)
         if asked and data.get("stats_manager") is None:
             raise ConfigError(
                 f"${{{STATISTICS_RESOLVER}:{asked[0]}}} is used, but data.stats_manager is "
@@ -206,7 +206,10 @@ def training_module(
     return call(target, arguments, where)
 
 
-def _check_training_module(config: Mapping[str, Any], stages: Sequence[str]) -> None:
+def _check_training_module(
+    config: Mapping[str, Any], stages: Sequence[str]
+) -> NequIPLightningModule:
+    """Return the training module, built for trial."""
     if not isinstance(config.get("model"), Mapping) or TARGET not in config["model"]:
         raise ConfigError(f"training_module.model: needs a mapping with '{TARGET}'")
     for stage in stages:
@@ -221,12 +224,17 @@ def _check_training_module(config: Mapping[str, Any], stages: Sequence[str]) -> 
     if "train" in stages:
         module.configure_optimizers()
         check_before_training(module.model)
+    return module
 
 
-def _check_data_fits_model(data: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+def _check_data_fits_model(
+    data: Mapping[str, Any], model: Mapping[str, Any], module: NequIPLightningModule
+) -> None:
     """Compare types and cutoff of the data's transforms with the model's."""
-    names = model.get("type_names")
-    r_max: Any = model.get("r_max")
+    # A model that starts from a file has neither in its config.
+    built: Any = next(iter(module.model.values()))
+    names = model.get("type_names", module.type_names)
+    r_max: Any = model.get("r_max", float(built.metadata["r_max"]))
     for where, config in _targets(data, "data"):
         target = canonical_name(str(config[TARGET]))
         given = config.get("model_type_names")
