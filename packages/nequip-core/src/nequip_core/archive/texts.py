@@ -18,7 +18,9 @@ __all__ = ["TextError", "parse_json", "parse_yaml"]
 DEEPEST = 64
 """Levels of nesting that a text may have."""
 MOST_VALUES = 200_000
-"""Values that a text may hold, keys included."""
+"""Values that a JSON text may hold."""
+MOST_EVENTS = 100_000
+"""Values that a YAML text may hold, keys and ends of collections included."""
 
 
 class TextError(ValueError):
@@ -99,8 +101,8 @@ def _check_events(text: str) -> None:
             depth -= 1
         if depth > DEEPEST:
             raise TextError("is nested too deeply")
-        if count > MOST_VALUES:
-            raise TextError(f"has more than {MOST_VALUES} values")
+        if count > MOST_EVENTS:
+            raise TextError(f"has more than {MOST_EVENTS} values")
 
 
 def _decoded(content: bytes) -> str:
