@@ -136,10 +136,13 @@ def misspelled_key(asked: set[str], present: set[str], excluded: Iterable[str]) 
         present: keys that are there.
         excluded: keys that are not wanted, so that they are no candidates.
     """
+    absent = sorted(asked - present)
+    if not absent:
+        return ""
     from ase.calculators.calculator import all_properties
 
     unused = sorted(present - asked - {*all_properties, *excluded})
-    for key in sorted(asked - present):
+    for key in absent:
         # Only nearly equal names: 'my_force' for 'my_forces', not 'dft_energy' for 'mp2_energy'.
         if near := difflib.get_close_matches(key, unused, n=1, cutoff=0.85):
             return (
