@@ -94,7 +94,7 @@ def test_metadata_has_every_documented_key(for_lammps):
         "nequip_aoti_inputs": "pos edge_index atom_types cell edge_cell_shift",
         "nequip_aoti_outputs": "atomic_energy forces virial",
         "nequip_torch_version": torch.__version__,
-        "nequip_compile_version": "0.1.0",
+        "nequip_compile_version": "0.2.0",
     }
     assert metadata["AOTI_DEVICE_KEY"] == "cpu"
 

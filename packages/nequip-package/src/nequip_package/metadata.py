@@ -23,7 +23,7 @@ from nequip_package.lineage import PACKAGER
 
 __all__ = ["ModelFacts", "config_text", "metadata_text", "model_facts", "package_metadata"]
 
-_MIN_READER = "0.1.0"
+_MIN_READER = "0.2.0"
 # What code in a package is usually from; other distributions are added as their code is.
 _LIBRARIES = ("nequip-core", "nequip-model", "e3nn", "torch")
 _PACKAGERS = ("nequip-package", "nequip-core", "torch")
