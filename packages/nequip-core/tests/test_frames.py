@@ -203,7 +203,15 @@ def test_a_field_of_another_shape_is_named(data, message):
 
 
 def test_whole_numbers_of_any_type_become_integers():
-    for charge in (1.0, np.float32(1.0), [1.0], torch.tensor([[1.0]]), np.array([1])):
+    for charge in (
+        1.0,
+        np.float32(1.0),
+        np.longdouble(1.0),
+        np.uint16(1),
+        [1.0],
+        torch.tensor([[1.0]]),
+        np.array([1]),
+    ):
         found = from_dict({"pos": np.zeros((2, 3)), "charge": charge})["charge"]
         assert found.dtype == torch.int64 and found.tolist() == [[1]]
 

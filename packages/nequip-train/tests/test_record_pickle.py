@@ -140,6 +140,31 @@ def test_flags_of_a_dtype_are_left():
     assert array.dtype.flags == np.dtype("i8").flags and array.tolist() == [3, 4, 5]
 
 
+@pytest.mark.parametrize("replaced", [b"O8", b"V8"])
+def test_bytes_are_never_taken_for_objects(replaced):
+    for protocol in (2, 5):
+        for value in (np.arange(3), np.int64(7)):
+            content = pickle.dumps(value, protocol)
+            assert content.count(b"i8") == 1
+            with pytest.raises(DataError):
+                read_record(content.replace(b"i8", replaced), "here")
+
+
+def test_instances_of_nothing_are_made():
+    # INST, OBJ and NEWOBJ make instances of classes; there is no class to make one of.
+    for content in (
+        b"(cbuiltins\nset\no.",
+        b"(icollections\nOrderedDict\n.",
+        b"cnumpy\nndarray\n)\x81.",
+        b"cbuiltins\nset\n)\x81.",
+        b"\x82\x01.",
+    ):
+        try:
+            assert read_record(content, "here") in ({}, set())
+        except DataError:
+            continue
+
+
 @pytest.mark.parametrize(
     ("offset", "size", "stride"),
     [(3, (2,), (1,)), (0, (10**9,), (0,)), (-1, (2,), (1,)), (0, (2,), (9,))],

@@ -111,9 +111,10 @@ def _as_tensor(key: str, value: Any) -> torch.Tensor:
     except Exception as error:
         raise TypeError(f"'{key}' cannot become a tensor: {error}") from error
     if is_long(key):
-        if array.dtype.kind not in "iubf":
+        if array.dtype.kind not in "iuf":
             raise DataError(f"'{key}' must hold integers, got {array.dtype}")
-        return _whole(key, torch.tensor(array))
+        number = np.float64 if array.dtype.kind == "f" else np.int64
+        return _whole(key, torch.tensor(array.astype(number)))
     if array.dtype.kind == "f":
         return torch.tensor(array, dtype=torch.float64)
     if array.dtype.kind in "iu" and isinstance(value, int | float | list | tuple):
