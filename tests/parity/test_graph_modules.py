@@ -23,6 +23,14 @@ FEATURES = {"node_features": Irreps("3x0e")}
 MIXED = {"node_features": Irreps("3x0e+2x1o")}
 HIDDEN = {"hidden_layers_depth": 2, "hidden_layers_width": 5}
 CUTOFFS = {"A": 2.0, "B": {"A": 3.0}}
+EDGE_FIELDS = {"edge_attrs": Irreps("1x0e+1x1o+1x2e"), "edge_embedding": Irreps("5x0e")}
+INTERACTION = {"node_features": Irreps("3x0e+2x1o"), "node_attrs": Irreps("4x0e"), **EDGE_FIELDS}
+PSEUDO = {**INTERACTION, "node_features": Irreps("3x0o+2x1o")}
+BOTH = {"node_features": Irreps("4x0e"), "node_attrs": Irreps("4x0e")}
+NEIGHBORS = {"type_names": TYPES, "avg_num_neighbors": 5.0}
+BY_TYPE = {"type_names": TYPES, "avg_num_neighbors": {"A": 3.0, "B": 5.0}}
+HIDDEN_IRREPS = "1x2e+2x1e+4x0e+2x1o+3x0o"
+ABS = {"e": "ssp", "o": "abs"}
 CHARGE = {"field": "charge", "num_features": 2, "min": -1, "max": 1}
 
 # ruff: noqa: E501 - a case a line
@@ -84,6 +92,34 @@ CASES = [
     ("BesselEdgeLengthEncoding", "edges", {"cutoff": ("PolynomialCutoff", 3.5), "num_bessels": 5, "trainable": True}, 3),
     ("AddRadialCutoffToData", "edges", {"cutoff": ("PolynomialCutoff", 4)}, 3),
     ("SphericalHarmonicEdgeAttrs", "edges", {"irreps_edge_sh": 3}, 3),
+    *(
+        ("InteractionBlock", "interaction", {"irreps_in": INTERACTION, "irreps_out": "4x0e+2x1o+1x2e", **NEIGHBORS, **changes}, 9)
+        for changes in (
+            {},
+            {"use_sc": False},
+            {"is_first_layer": True, "radial_mlp_depth": 2, "radial_mlp_width": 5},
+            {"irreps_out": "2x0o+3x1e+1x3o", **BY_TYPE},
+        )
+    ),
+    *(
+        ("ConvNetLayer", "interaction", {"irreps_in": INTERACTION, "feature_irreps_hidden": HIDDEN_IRREPS, "convolution_kwargs": BY_TYPE, **changes}, 9)
+        for changes in (
+            {},
+            {"nonlinearity_type": "norm"},
+            {"resnet": True},
+            {"resnet": True, "feature_irreps_hidden": "3x0e+2x1o"},
+            {"irreps_in": PSEUDO},
+            {"irreps_in": PSEUDO, "nonlinearity_type": "norm", "nonlinearity_scalars": ABS},
+            {"irreps_in": PSEUDO, "nonlinearity_scalars": ABS, "nonlinearity_gates": ABS},
+            {"feature_irreps_hidden": "4x0e"},
+            {"feature_irreps_hidden": "2x1o"},
+        )
+    ),
+    *(
+        ("AppendVectorFieldEmbed", "vector_embedding", {"vector_fields": fields, "l_max": 2, "irreps_in": BOTH, "append_to_node_attrs": append}, 4)
+        for fields in ({"polarization": -1}, {"spin": 1, "magmoms": -1})
+        for append in (True, False)
+    ),
     ("SphericalHarmonicEdgeAttrs", "edges", {"irreps_edge_sh": "1x1o+1x2e", "edge_sh_normalization": "norm", "edge_sh_normalize": False}, 3),
 ]  # fmt: skip
 
@@ -106,7 +142,11 @@ def build(modules, name, arguments, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("name", "module", "arguments", "width"), CASES)
 def test_module_is_the_references(name, module, arguments, width, dtype):
-    folder = "nequip.nn.embedding" if module in ("edges", "node_embedding") else "nequip.nn"
+    folder = (
+        "nequip.nn.embedding"
+        if module in ("edges", "node_embedding", "vector_embedding")
+        else "nequip.nn"
+    )
     theirs = build(importlib.import_module(folder), name, arguments, dtype)
     ours = build(importlib.import_module(f"nequip_model.graph_modules.{module}"), name, arguments, dtype)  # fmt: skip
     expected, found = theirs.state_dict(), ours.state_dict()
@@ -118,6 +158,12 @@ def test_module_is_the_references(name, module, arguments, width, dtype):
     features = torch.randn(NODES, width, dtype=dtype)
     lengths = torch.linspace(0.05, 1.2, EDGES, dtype=torch.float64).unsqueeze(-1)
     data = {**FRAME, "node_features": features, "charge": torch.tensor([[1]])}
+    vectors = torch.randn(NODES, 3, dtype=torch.float64)
+    data.update(polarization=vectors[:1], spin=vectors[1:2], magmoms=vectors)
+    # The reference's AppendVectorFieldEmbed appends to the features whatever the attributes are.
+    data["node_attrs"] = features if width == 4 else torch.randn(NODES, 4, dtype=dtype)
+    data["edge_attrs"] = torch.randn(EDGES, 9, dtype=dtype)
+    data["edge_embedding"] = torch.randn(EDGES, 5, dtype=dtype)
     if name not in ("EdgeLengthNormalizer", "SphericalHarmonicEdgeAttrs"):
         data["normed_edge_lengths"] = lengths
     theirs_out, ours_out = theirs(dict(data)), ours(dict(data))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 from collections.abc import Iterator, MutableMapping
+from contextvars import ContextVar
 from typing import Any, Final
 
 import torch
 
 __all__ = [
     "RankedLogger",
+    "conditional_torchscript_jit",
+    "conditional_torchscript_mode",
     "dtype_from_name",
     "dtype_to_name",
     "find_first_of_type",
+    "floating_point_tolerance",
+    "get_current_code_versions",
     "get_latest_global_state",
     "global_state_initialized",
     "set_global_state",
@@ -26,6 +32,13 @@ _GLOBAL_DTYPE: Final = torch.float64
 TF32_KEY: Final = "allow_tf32"
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+_TOLERANCES = {torch.float32: 5e-5, torch.float64: 1e-12}
+
+_SCRIPTING: ContextVar[bool] = ContextVar("nequip_conditional_torchscript", default=False)
+
+# Other libraries whose version decides what a model computes; extensions come by their entry point.
+_LIBRARIES = ("torch", "e3nn", "nequip-core", "nequip-model", "nequip")
 
 
 def dtype_from_name(name: str | torch.dtype) -> torch.dtype:
@@ -44,6 +57,56 @@ def dtype_from_name(name: str | torch.dtype) -> torch.dtype:
 def dtype_to_name(name: str | torch.dtype) -> str:
     """Return the name of a dtype; a name is returned as it is."""
     return name if isinstance(name, str) else str(name).removeprefix("torch.")
+
+
+def floating_point_tolerance(model_dtype: str | torch.dtype) -> float:
+    """Return by how much outputs of one model may differ: 1e-12 in float64, 5e-5 in float32.
+
+    Absolute and relative tolerance both, for a model run in two ways.
+
+    Raises:
+        ValueError: there is no such dtype.
+    """
+    return _TOLERANCES[dtype_from_name(model_dtype)]
+
+
+@contextlib.contextmanager
+def conditional_torchscript_mode(enabled: bool) -> Iterator[None]:
+    """Have `conditional_torchscript_jit` script modules inside, or not; also e3nn's own code."""
+    from e3nn import get_optimization_defaults, set_optimization_defaults
+
+    before = get_optimization_defaults()
+    token = _SCRIPTING.set(enabled)
+    try:
+        set_optimization_defaults(jit_mode="script" if enabled else "eager", jit_script_fx=enabled)
+        yield
+    finally:
+        set_optimization_defaults(**before)
+        _SCRIPTING.reset(token)
+
+
+def conditional_torchscript_jit(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the module, scripted within `conditional_torchscript_mode(True)`."""
+    return torch.jit.script(module) if _SCRIPTING.get() else module
+
+
+def get_current_code_versions(verbose: bool = True) -> dict[str, str]:
+    """Return the versions of the libraries, and of the extensions, that make models here.
+
+    Args:
+        verbose: log them as well.
+    """
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    for entry in importlib.metadata.entry_points(group="nequip.extension"):
+        if entry.dist is not None:
+            versions[entry.value] = entry.dist.version
+    if verbose:
+        for name, version in versions.items():
+            logging.getLogger(__name__).info("%s %s", name, version)
+    return versions
 
 
 @contextlib.contextmanager
