@@ -16,6 +16,7 @@ from nequip_core.archive.rules import PackagingRules
 from nequip_core.errors import PackagingError
 from nequip_package.import_chain import CodeWalk, walk_code
 from nequip_package.import_statements import import_statements
+from nequip_package.rules import collect_rules
 from nequip_package.sources import SourceFinder, demangled
 
 Write = Callable[..., None]
@@ -176,3 +177,9 @@ def test_installed_sources_are_found_without_their_packages(write: Write) -> Non
     assert finder.installed("walked.none") is None
     assert finder.installed("no_such_package.part") is None
     assert not finder.is_module("walked.model.x")
+
+
+@pytest.mark.parametrize("module", ["nequip_model.builder", "e3nn.o3"])
+def test_what_extensions_import_from_us_and_e3nn_has_a_rule(module: str) -> None:
+    """A model file may hold builder and modules together, and import e3nn by its public names."""
+    assert walk_code({module: "model 'm'"}, collect_rules()).problems == []

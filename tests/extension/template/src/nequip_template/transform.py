@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from nequip_core.frames import Frame
-from nequip_template import TEMPERATURE_KEY
+from nequip_template.fields import TEMPERATURE_KEY
 
 __all__ = ["AddTemperature"]
 
