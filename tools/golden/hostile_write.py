@@ -146,6 +146,7 @@ def containers(version: int) -> Iterator[Case]:
     yield "local-method", changed({"method": 8}, {}), "contradict"
     yield "local-flags", changed({"flags": 0x800}, {}), "contradict"
     yield "wrong-crc", both(crc=1), "bad checksum" if version == 2 else "not in its manifest"
+    yield "version", both(needed=148), "needs version 14.8 of zip"
     yield "marked-as-folder", changed({}, {"external": 16}), "marked as a folder"
     yield "member-comment", changed({}, {"comment": b"note"}), "has a comment"
     unicode_path = struct.pack("<2HBI", 0x7075, 20, 1, zlib.crc32(extra.name)) + b"package/zz.exe!"

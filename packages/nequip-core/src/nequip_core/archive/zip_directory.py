@@ -43,6 +43,7 @@ MOST_MEMBERS = 65_534
 
 _UTF8, _DESCRIPTOR = 0x800, 0x8
 _ENCRYPTION = 0x1 | 0x40 | 0x2000
+_NEWEST_VERSION = 45  # of the zip format that a member needs: that of zip64
 _DOS_FOLDER = 0x10  # miniz extracts nothing for such a member, whatever its data
 
 
@@ -212,11 +213,13 @@ def _parse_directory(directory: bytes, count: int) -> list[_Central]:
 
 
 def _central(name: str, fields: tuple[int, ...], extra: bytes) -> _Central:
-    _, _, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, header = fields
+    _, _, needed, flags, method, _, _, crc, packed, size, *_, disk, _, attributes, header = fields
     if flags & _ENCRYPTION:
         raise StructureError(f"the member {_shown(name)} is encrypted")
     if flags & ~(_UTF8 | _DESCRIPTOR):
         raise StructureError(f"the member {_shown(name)} has the unknown flags {flags:#x}")
+    if needed > _NEWEST_VERSION:
+        raise StructureError(f"the member {_shown(name)} needs version {needed / 10} of zip")
     if method:
         raise StructureError(f"the member {_shown(name)} is compressed; packages hold stored data")
     if disk:
