@@ -24,11 +24,19 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
+from nequip_core.archive.loading import load_package
+from nequip_core.archive.reader import PackageReader
+from nequip_core.saved_model import SavedModel, load_saved_model, select_model
+from nequip_core.synthetic import synthetic_frame
+from nequip_model.checkpoint import build_models
 from nequip_model.testing.model_tests import BaseEnergyModelTests
 
 if importlib.util.find_spec("nequip_train") is None:
     pytest.skip("needs our layers and facade", allow_module_level=True)
 pytest.importorskip("allegro", reason="the extension session installs nequip-allegro")
+
+from nequip_package.build import build_package
+from nequip_package.packageability import check_before_training
 
 FOLDER = Path(__file__).parents[1] / "golden" / "extension"
 CASES = json.loads((FOLDER / "cases.json").read_text())
@@ -92,7 +100,8 @@ def test_extension_registers_its_compile_target() -> None:
     import nequip
     from nequip_core.compile_registration import registered_targets
 
-    assert [entry.value for entry in nequip._DISCOVERED_NEQUIP_EXTENSION] == ["allegro"]
+    found = [entry.value for entry in nequip._DISCOVERED_NEQUIP_EXTENSION]
+    assert found == ["allegro", "nequip_template"]
     target = registered_targets()["pair_allegro"]
     assert target.inputs == ("pos", "edge_index", "atom_types")
     assert target.outputs == ("atomic_energy", "forces", "virial")
@@ -217,11 +226,77 @@ def test_training_restarts_and_its_checkpoint_predicts(tmp_path: Path) -> None:
     last = max((tmp_path / "out").glob("last*.ckpt"), key=lambda file: file.stat().st_mtime)
     assert torch.load(last, weights_only=True)["global_step"] == steps * 3 // 2
 
-    from nequip_core.saved_model import load_saved_model, select_model
-
     model = select_model(load_saved_model(last))
     assert type(model.model.func).__name__ == "SequentialGraphNetwork"
     assert any("allegro" in name for name, _ in model.named_modules())
+    package = tmp_path / "allegro.nequip.zip"
+    main = "import sys; from nequip_package.command import main; sys.exit(main())"
+    command = [sys.executable, "-c", main]
+    for arguments in (["build", str(last), str(package)], ["verify", str(package)]):
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+    frame = synthetic_frame(["Cu"], 3.5)
+    packaged = select_model(load_package(package, load="snapshot", trust_code=True))
+    torch.testing.assert_close(packaged(dict(frame))["forces"], model(dict(frame))["forces"])
+
+
+# Loads a package where neither the extension nor any model code can be imported, and predicts.
+PREDICT_ALONE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("allegro", "nequip", "nequip_model", "nequip_train", "e3nn"):
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+import torch
+from nequip_core.archive.loading import load_package
+
+model = load_package(sys.argv[1], load="snapshot", trust_code=True).models["sole_model"]
+out = model(torch.load(sys.argv[2], weights_only=True))
+torch.save({key: out[key].detach() for key in ("total_energy", "forces", "stress")}, sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("case", CASES["cases"])
+def test_package_predicts_what_the_reference_does_without_the_extension(
+    case: str, tmp_path: Path
+) -> None:
+    configuration = {"_target_": "allegro.model.AllegroModel", **CASES["shared"]}
+    configuration |= CASES["cases"][case]
+    saved = SavedModel(
+        build_models(configuration).eval(),
+        {"training_module": {"model": configuration}},
+        {},
+        tmp_path / "allegro.ckpt",
+    )
+    package = build_package(saved, tmp_path / "allegro.nequip.zip")
+    torch.save(part("frame"), tmp_path / "frame.pt")
+    names = [str(tmp_path / name) for name in ("allegro.nequip.zip", "frame.pt", "out.pt")]
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PREDICT_ALONE, *names],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = part(f"{case}/out")
+    assert float(expected["forces"].abs().max()) > 1e-3, "forces too small to judge"
+    for field, value in torch.load(names[2], weights_only=True).items():
+        torch.testing.assert_close(value, expected[field], atol=1e-10, rtol=1e-12)
+    reader = PackageReader(package)
+    assert reader.metadata["versions"]["nequip-allegro"] == "0.8.3"
+    # Kernels for GPUs travel too, whether this machine can import them or not.
+    assert "allegro.nn._strided._flashallegro" in reader.sources()
+    assert {"triton", "cuequivariance"} <= set(reader.metadata["external_modules"])
+    baked = reader.read_text(reader.sources()["nequip.nn"])
+    assert "from nequip_model.graph_modules.mixin import GraphModuleMixin" in baked
+    assert "getattr" not in baked, "everything Allegro uses is imported when it is loaded"
+
+
+def test_model_passes_the_packageability_check() -> None:
+    assert check_before_training(torch.nn.ModuleDict({"sole_model": build("bessel")})) == []
 
 
 class TestAllegro(BaseEnergyModelTests):
