@@ -219,7 +219,8 @@ def _read_one_pickle(
         )
     )
     for found in outside:
-        _judge_import(member, str(found), audit)
+        if not _is_computed(found):
+            _judge_import(member, str(found), audit)
     for found in inside:
         if "." in found.name:
             what = f"takes {found} from the package, a name within a name"
@@ -254,12 +255,17 @@ def _odd_parts(pickled: Pickled) -> list[str]:
             kind = "the result of a call" if isinstance(call.function, Call) else "what is no name"
             found.append(f"calls {kind}")
     for name in pickled.imports:
-        if name.module in ("?", "copyreg extension"):
+        if _is_computed(name):
             found.append("imports a name that it computes first")
     for item in pickled.persistent:
         if not _is_storage(item) and not _is_reduced(item):
             found.append("asks its reader for something other than tensors")
     return found
+
+
+def _is_computed(name: Global) -> bool:
+    """Tell whether a name cannot be known without running the pickle."""
+    return name.module == "?" or name.name.startswith("extension ")
 
 
 def _is_storage(item: Persistent) -> bool:

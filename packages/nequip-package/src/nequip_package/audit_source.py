@@ -74,6 +74,7 @@ def audit_source(content: bytes, module: str, is_package: bool) -> SourceReport:
         visitor.visit(tree)
     except RecursionError as error:
         return SourceReport(error=f"nested too deeply: {error}")
+    visitor.report.calls_on_load.sort()
     return visitor.report
 
 

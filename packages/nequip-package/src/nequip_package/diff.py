@@ -250,9 +250,11 @@ def _tensor_changes(
 ) -> Iterator[TensorChange]:
     import numpy as np
 
+    def wide(values: np.ndarray) -> np.ndarray:
+        return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+
     def norm(values: np.ndarray) -> float:
-        wide = np.complex128 if np.iscomplexobj(values) else np.float64
-        return float(np.linalg.norm(values.astype(wide).ravel()))
+        return float(np.linalg.norm(wide(values).ravel()))
 
     for name in sorted(first.keys() | second.keys()):
         one, other = first.get(name), second.get(name)
@@ -263,7 +265,7 @@ def _tensor_changes(
             same_type = one is not None and other is not None and one.dtype == other.dtype
             if same_type and before.tobytes() == after.tobytes():
                 continue
-            change = norm(after.astype(np.float64) - before.astype(np.float64))
+            change = norm(wide(after) - wide(before))
         yield TensorChange(
             name,
             _shape(one),

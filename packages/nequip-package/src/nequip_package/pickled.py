@@ -8,6 +8,7 @@ mapping. Its cost is linear in the length of the pickle.
 
 from __future__ import annotations
 
+import _compat_pickle
 import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ _LITERALS: dict[str, Callable[[Any], Any]] = {
     "NEXT_BUFFER": lambda _: Persistent("out-of-band buffer"),
 }  # fmt: skip
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_IGNORED = {"PROTO", "FRAME", "READONLY_BUFFER"}
+_IGNORED = {"FRAME", "READONLY_BUFFER"}
 
 
 class _Machine:
@@ -135,6 +136,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.found = Pickled()
         self.known: dict[Global, None] = {}
+        self.protocol = 0
 
     def step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
@@ -150,6 +152,8 @@ class _Machine:
             self.stack[-count:] = [tuple(self.stack[-count:])]
         elif name == "STOP":
             self.found.value = self.stack.pop()
+        elif name == "PROTO":
+            self.protocol = int(argument)
         elif name not in _IGNORED:
             getattr(self, f"_{name.lower()}")(argument)
 
@@ -165,10 +169,20 @@ class _Machine:
 
     def _import(self, module: Any, name: Any) -> Global:
         found = Global(str(module), str(name))
-        if found not in self.known:
-            self.known[found] = None
-            self.found.imports.append(found)
+        self._note(found)
+        if self.protocol < 3:
+            # Old pickles name modules as Python 2 did, and Python translates.
+            names = _compat_pickle.NAME_MAPPING, _compat_pickle.IMPORT_MAPPING
+            moved = names[0].get((found.module, found.name))
+            moved = moved or (names[1].get(found.module, found.module), found.name)
+            found = Global(*moved)
+            self._note(found)
         return found
+
+    def _note(self, name: Global) -> None:
+        if name not in self.known:
+            self.known[name] = None
+            self.found.imports.append(name)
 
     def _call(self, function: Any, arguments: Any) -> None:
         call = Call(function, arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -84,6 +85,8 @@ def _from_safetensors(package: PackageReader, file: BinaryIO) -> Iterator[Stored
             if name != "__metadata__":
                 dtype, shape = _SAFETENSORS[entry["dtype"]], tuple(map(int, entry["shape"]))
                 start, end = map(int, entry["data_offsets"])
+                if end - start != math.prod(shape) * _item_size(dtype) or start < 0:
+                    raise ValueError(f"'{name}' has another size than its shape says")
                 read = _Stretch(file, 8 + length + start, end - start, dtype, shape)
                 yield StoredTensor(name, dtype, shape, None, read)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -183,6 +186,12 @@ def _storage(storage: Any, package: PackageReader, name: str) -> tuple[str, str]
     ):
         return key[1].name, str(key[2])
     raise FileFormatError(f"'{name}' of '{package.path}' has a storage of an unknown kind")
+
+
+def _item_size(dtype: str) -> int:
+    """Return the bytes that an element takes."""
+    digits = _NUMPY_CODES[dtype].lstrip("<cfiu")
+    return int(digits) if digits != "?" else 1
 
 
 def _array(data: bytes, dtype: str) -> np.ndarray:

@@ -74,7 +74,7 @@ def _card(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _show(card: dict[str, Any], options: argparse.Namespace) -> None:
-    from nequip_package.console import aligned_yaml, json_text, yaml_text
+    from nequip_package.console import aligned_yaml, json_text, visible, yaml_text
 
     if options.json:
         print(json_text(card))
@@ -82,7 +82,7 @@ def _show(card: dict[str, Any], options: argparse.Namespace) -> None:
         print(yaml_text(card))
     else:
         for line in aligned_yaml(card) or ["(no model card)"]:
-            print(line)
+            print(visible(line))
 
 
 def _key_and_value(text: str) -> tuple[str, Any]:

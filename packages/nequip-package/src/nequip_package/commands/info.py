@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
@@ -43,7 +44,7 @@ def _info(options: argparse.Namespace) -> None:
 
     package = PackageReader(options.pkg_path)
     if options.config:
-        print(package.config_text, end="")
+        _print_text(package.config_text)
         return
     modifiers = _modifiers(package) if options.modifiers else None
     if not (options.yaml or options.json):
@@ -55,6 +56,15 @@ def _info(options: argparse.Namespace) -> None:
     if modifiers is not None:
         content["modifiers"] = modifiers
     print(json_text(content) if options.json else yaml_text(content))
+
+
+def _print_text(text: str) -> None:
+    """Print a text of the package: as it is, but harmless on a terminal."""
+    from nequip_package.console import visible
+
+    if sys.stdout.isatty():
+        text = "".join(f"{visible(line)}\n" for line in text.splitlines())
+    print(text, end="")
 
 
 def _modifiers(package: PackageReader) -> list[dict[str, Any]]:
@@ -109,7 +119,7 @@ def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | 
         ("format", str(facts["format"])),
         ("identity", facts["identity"]),
         ("size", f"{size_text(facts['size'])}, {facts['members']} members"),
-        ("code", "built here: loads with its own code" if facts["built_here"] else _FOREIGN),
+        ("code", _code_text(facts)),
         *(("model", f"{name}: {facts['architectures'][name]}") for name in rebuilt),
         *(("signed by", visible(signer)) for signer in facts["signers"]),
         *(
@@ -123,12 +133,18 @@ def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | 
     print(f"\n{heading(_TITLE)}")
     shown = {key: value for key, value in package.metadata.items() if key != "modifiers"}
     for line in aligned_yaml(shown):
-        print(line)
+        print(visible(line))
     if modifiers is not None:
         _print_modifiers(modifiers)
 
 
-_FOREIGN = "not built here: runs only with --trust-code"
+def _code_text(facts: dict[str, Any]) -> str:
+    if facts["built_here"]:
+        return "built here: loads with its own code"
+    builders = facts["architectures"]
+    if builders and all(builders.values()):
+        return "not built here: loads by rebuild, with its own code only by --trust-code"
+    return "not built here: loads only by --trust-code"
 
 
 def _print_modifiers(modifiers: list[dict[str, Any]]) -> None:

@@ -49,9 +49,7 @@ def _verify(options: argparse.Namespace) -> int:
         from nequip_package.signing import public_key_text, read_public_key
 
         wanted = public_key_text(read_public_key(options.key))
-    if options.static:
-        package.verify_contents()
-    result = None if options.static else _predictions(package, options)
+    result = _checked(package, options)
     signatures, unchecked = _signatures(package, needed=wanted is not None)
     signed = wanted is None or any(
         found.is_valid and found.public_key == wanted for found in signatures
@@ -84,13 +82,18 @@ def _signatures(package: PackageReader, needed: bool) -> tuple[list[SignatureChe
         return [], str(error)
 
 
-def _predictions(package: PackageReader, options: argparse.Namespace) -> Verification:
+def _checked(package: PackageReader, options: argparse.Namespace) -> Verification | None:
+    """Check the contents, and unless ``--static`` return how predictions compare."""
     from nequip_package.progress import Progress
-    from nequip_package.verify import verify_package
 
     progress = Progress()
-    progress(f"verifying {package.path}")
     try:
+        if options.static:
+            package.verify_contents(progress.advance)
+            return None
+        progress(f"verifying {package.path}")
+        from nequip_package.verify import verify_package
+
         return verify_package(
             package.path,
             device=options.device,
