@@ -69,7 +69,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (site / f"{module}.py").write_text("raise SystemExit('this module was imported')\n")
         if version is not None:
             name = distribution or module
-            info = site / f"{name}-{version}.dist-info"
+            info = site / f"{name.replace('-', '_')}-{version}.dist-info"
             info.mkdir()
             (info / "METADATA").write_text(
                 f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
