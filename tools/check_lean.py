@@ -104,10 +104,10 @@ def check_package(package: Path) -> str:
 
 def main() -> int:
     """Print what was found and return the exit code."""
-    # Packages that the reference wrote lie deeper, and need what it needs.
-    packages = sorted(Path(sys.argv[1]).glob("*/*.nequip.zip"))
+    # Beside them lie hostile files, and packages of the reference, which need what it needs.
+    packages = sorted(Path(sys.argv[1]).glob("format*/*.nequip.zip"))
     if not packages:
-        print(f"{sys.argv[1]}: no */*.nequip.zip found; nothing was proved")
+        print(f"{sys.argv[1]}: no format*/*.nequip.zip found; nothing was proved")
         return 1
     for package in packages:
         print(check_package(package))

@@ -5,9 +5,15 @@ import pickle
 import pytest
 import torch
 
-from nequip_core.errors import FileFormatError, MissingFileError
+from nequip_core.errors import ConfigError, FileFormatError, MissingFileError, TrustError
+from nequip_core.instantiate import instantiate
 from nequip_core.saved_model import load_saved_model
-from nequip_model.checkpoint import CHECKPOINT_VERSION, VERSION_KEY, load_checkpoint
+from nequip_model.checkpoint import (
+    BASES_KEY,
+    CHECKPOINT_VERSION,
+    VERSION_KEY,
+    load_checkpoint,
+)
 
 MODEL = {
     "_target_": "nequip.model.NequIPGNNModel",
@@ -107,3 +113,77 @@ def test_a_missing_file_and_a_wrong_name_are_said(tmp_path):
         load_checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(FileFormatError, match=r"must end in \.ckpt"):
         load_checkpoint(tmp_path / "none.pt")
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Let no config be known as built here."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "nobody"))
+    monkeypatch.delenv("NEQUIP_TRUST_CODE", raising=False)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"_target_": "os.system", "command": "touch ran"},
+        {**MODEL, "pair_potential": {"_target_": "os.system", "command": "touch ran"}},
+        {
+            "_target_": "nequip.model.modify",
+            "model": MODEL,
+            "modifiers": [{"_target_": "os.mkdir"}],
+        },
+        {"_target_": "nequip_model.checkpoint.load_checkpoint", "path": "x.ckpt"},
+        {"_target_": ["os.system"]},
+    ],
+)
+def test_a_config_that_names_anything_else_takes_consent(
+    content, tmp_path, monkeypatch, stranger, model
+):
+    monkeypatch.chdir(tmp_path)
+    content[0]["hyper_parameters"]["model"] = {**model, "trust_code": True}
+    with pytest.raises(TrustError, match=r"names .*--trust-code on the command line"):
+        load_checkpoint(save(content[0], tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_config_of_this_project_takes_no_consent(content, tmp_path, stranger, build):
+    model = {"_target_": "nequip.model.modify", "modifiers": [], "model": MODEL | {"parity": True}}
+    content[0]["hyper_parameters"]["model"] = model
+    assert load_checkpoint(save(content[0], tmp_path), trust_code=False).parent is None
+
+
+def test_training_is_told_as_numbers(content, tmp_path):
+    file, _ = content
+    file |= {"epoch": 4, "global_step": 50}
+    file["callbacks"] = {
+        "EarlyStopping": {"best_score": torch.tensor(1.0)},
+        "ModelCheckpoint{}": {"monitor": "val0_epoch/a", "best_model_score": torch.tensor(0.5)},
+    }
+    found = load_checkpoint(save(file, tmp_path)).training
+    assert found == {
+        "epoch": 4,
+        "global_step": 50,
+        "monitor": "val0_epoch/a",
+        "best_score": 0.5,
+    }
+
+
+def test_damaged_bases_are_refused(content, tmp_path):
+    path = save({**content[0], BASES_KEY: {"package_paths": {"a": "b"}}}, tmp_path)
+    with pytest.raises(FileFormatError, match="package 'a' is missing"):
+        load_checkpoint(path)
+
+
+def test_model_from_checkpoint_has_the_weights_for_prediction(content, crystal, tmp_path):
+    file, model = content
+    for index, parameter in enumerate(model.parameters()):
+        file["state_dict"][f"ema.ema_weight_{index}"] = parameter.detach() * 0.5
+    config = {
+        "_target_": "nequip.model.ModelFromCheckpoint",
+        "checkpoint_path": str(save(file, tmp_path)),
+    }
+    found = instantiate(config)["sole_model"]
+    for parameter, original in zip(found.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(parameter, original * 0.5)
+    with pytest.raises(ConfigError, match="compile_mode must be 'eager'"):
+        instantiate({**config, "compile_mode": "compile"})

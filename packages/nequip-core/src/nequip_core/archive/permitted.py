@@ -4,7 +4,8 @@ A description comes from a file, so whatever it names is checked before anything
 what was imported is checked again before it is called:
 
 - the architecture is an entry of the group `nequip.architectures`, or the dotted path of a builder;
-- every ``_target_``, at any depth, is the dotted path of a builder or of a module class;
+- every ``_target_``, at any depth, is the dotted path of a builder or of a module class, or of a
+  function that a registered extension package defines and annotates to return a module;
 - dotted paths lie in this project's modules of models or in a registered extension package, and no
   part of them begins with an underscore;
 - no text is the name of a file.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -90,8 +92,15 @@ def is_permitted_path(path: Any) -> bool:
     canonical = canonical_name(path)
     if any(part.startswith("_") for part in (*path.split("."), *canonical.split("."))):
         return False
-    roots = (*MODEL_MODULES, *(entry.value.partition(":")[0] for entry in extension_entries()))
-    return any(canonical.startswith(f"{root}.") for root in roots)
+    return _is_below(canonical, (*MODEL_MODULES, *_extension_roots()))
+
+
+def _extension_roots() -> tuple[str, ...]:
+    return tuple(entry.value.partition(":")[0] for entry in extension_entries())
+
+
+def _is_below(path: str, roots: tuple[str, ...]) -> bool:
+    return any(path.startswith(f"{root}.") for root in roots)
 
 
 def check_target(path: str, where: str) -> None:
@@ -125,9 +134,23 @@ def _resolve(path: str, where: str) -> Any:
     is_builder = inspect.isfunction(found) and hasattr(found, "architecture_name")
     # A module also has what it imported: that is not what the path says.
     home = f"{getattr(found, '__module__', '')}.{name}"
-    if not (is_class or is_builder) or not is_permitted_path(home):
+    is_known = is_class or is_builder or _makes_module(found, home)
+    if not is_known or not is_permitted_path(home):
         raise FileFormatError(f"{where} names '{path}', which is no builder and no module class")
     return found
+
+
+def _makes_module(found: Any, home: str) -> bool:
+    """Return whether this is a function of an extension package that says it returns a module."""
+    from torch import nn
+
+    if not inspect.isfunction(found) or not _is_below(home, _extension_roots()):
+        return False
+    try:
+        returned = typing.get_type_hints(found).get("return")
+    except Exception:
+        return False  # an annotation that does not evaluate says nothing
+    return inspect.isclass(returned) and issubclass(returned, nn.Module)
 
 
 def _targets(
