@@ -9,9 +9,13 @@ import torch
 
 from nequip_model.graph_modules.environment import (
     RankedLogger,
+    conditional_torchscript_jit,
+    conditional_torchscript_mode,
     dtype_from_name,
     dtype_to_name,
     find_first_of_type,
+    floating_point_tolerance,
+    get_current_code_versions,
     get_latest_global_state,
     global_state_initialized,
     set_global_state,
@@ -63,3 +67,39 @@ def test_logger_logs_from_the_only_process(caplog):
     with caplog.at_level(logging.INFO):
         logger.info("built %d layers", 3)
     assert caplog.messages == ["built 3 layers"]
+
+
+def test_tolerances_are_those_of_the_dtype():
+    assert floating_point_tolerance("float32") == floating_point_tolerance(torch.float32) == 5e-5
+    assert floating_point_tolerance("float64") == 1e-12
+    with pytest.raises(ValueError, match="got 'float16'"):
+        floating_point_tolerance("float16")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_modules_are_scripted_only_where_asked_for():
+    import e3nn
+
+    before = e3nn.get_optimization_defaults()
+    module = torch.nn.Linear(2, 2)
+    assert conditional_torchscript_jit(module) is module
+    with conditional_torchscript_mode(True):
+        scripted = conditional_torchscript_jit(module)
+        assert e3nn.get_optimization_defaults()["jit_mode"] == "script"
+        with conditional_torchscript_mode(False):
+            assert conditional_torchscript_jit(module) is module
+    assert isinstance(scripted, torch.jit.ScriptModule)
+    torch.testing.assert_close(scripted(torch.ones(1, 2)), module(torch.ones(1, 2)))
+    assert conditional_torchscript_jit(module) is module
+    assert e3nn.get_optimization_defaults() == before
+
+
+def test_versions_of_the_code_are_told(caplog):
+    with caplog.at_level(logging.INFO):
+        versions = get_current_code_versions()
+    assert versions["torch"] == torch.__version__
+    assert versions["nequip-model"]
+    assert f"torch {torch.__version__}" in caplog.messages
+    caplog.clear()
+    assert get_current_code_versions(verbose=False) == versions
+    assert caplog.messages == []

@@ -128,6 +128,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "SaveForOutput",
             "ShiftedSoftplus",
         ),
+        "nequip_model.graph_modules.interaction": ("ConvNetLayer", "InteractionBlock"),
         "nequip_model.graph_modules.mlp": ("ScalarMLP", "ScalarMLPFunction"),
         "nequip_model.graph_modules.derivatives": ("ForceStressOutput", "PartialForceOutput"),
         "nequip_model.graph_modules.functional": (
@@ -138,6 +139,14 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "nequip_model.nn.modifier": ("model_modifier", "replace_submodules"),
         "nequip_model.nn.graph_model": ("GraphModel",),
+    },
+    "nequip.nn.compile": {
+        "nequip_model.compile_graph_model": ("CompileGraphModel",),
+        "nequip_model.compile_wrappers": (
+            "DictInputOutputWrapper",
+            "ListInputOutputStateDictWrapper",
+            "ListInputOutputWrapper",
+        ),
     },
     "nequip.nn.utils": {
         "nequip_model.graph_modules.functional": (
@@ -151,6 +160,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nequip.nn.embedding": {
         "nequip_model.graph_modules.node_embedding": ("NodeTypeEmbed",),
+        "nequip_model.graph_modules.vector_embedding": ("AppendVectorFieldEmbed",),
         "nequip_model.graph_modules.edges": (
             "AddRadialCutoffToData",
             "BesselEdgeLengthEncoding",
@@ -185,16 +195,28 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "nequip.utils": {
         "nequip_model.graph_modules.environment": (
             "RankedLogger",
+            "conditional_torchscript_jit",
+            "conditional_torchscript_mode",
             "dtype_from_name",
             "dtype_to_name",
             "find_first_of_type",
+            "floating_point_tolerance",
+            "get_current_code_versions",
             "torch_default_dtype",
+        ),
+        "nequip_model.graph_modules.files": ("download_url", "extract_tar", "extract_zip"),
+    },
+    "nequip.utils.compile": {
+        "nequip_model.graph_modules.environment": (
+            "conditional_torchscript_jit",
+            "conditional_torchscript_mode",
         ),
     },
     "nequip.utils.dtype": {
         "nequip_model.graph_modules.environment": (
             "dtype_from_name",
             "dtype_to_name",
+            "floating_point_tolerance",
             "torch_default_dtype",
         ),
     },
@@ -273,6 +295,12 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
 # documented name -> name of ours, where the two differ in more than the module
 _RENAMED: dict[str, str] = {
     "nequip.data.AtomicDataDict": "nequip_core.atomic_data_dict",
+    "nequip.nn.graph_model.NEQUIP_CUSTOM_OPS_LIBS_KEY": (
+        "nequip_model.nn.graph_model._CUSTOM_LIBRARIES_KEY"
+    ),
+    "nequip.model.utils._COMPILE_MODE_OPTIONS": "nequip_model.compile_modes.COMPILE_MODES",
+    "nequip.model.utils._EAGER_MODEL_KEY": "nequip_model.compile_modes.COMPILE_MODE_EAGER",
+    "nequip.model.utils._TRAIN_TIME_COMPILE_KEY": "nequip_model.compile_modes.COMPILE_MODE_COMPILE",
     "nequip.scripts.train.main": "nequip_train.command.main",
     "nequip.scripts.package.main": "nequip_package.command.main",
     "nequip.scripts.compile.main": "nequip_compile.command.main",

@@ -20,6 +20,7 @@ import torch
 
 from nequip_core.cutoffs import cutoff_table, cutoff_table_to_text
 from nequip_core.errors import ConfigError, closest
+from nequip_model.compile_modes import COMPILE_MODE_COMPILE, building_in_mode
 from nequip_model.nn.graph_model import (
     MODEL_DTYPE_KEY,
     PER_EDGE_TYPE_CUTOFF_KEY,
@@ -28,7 +29,7 @@ from nequip_model.nn.graph_model import (
     GraphModel,
 )
 
-__all__ = ["MODEL_DTYPES", "current_dtype", "model_builder"]
+__all__ = ["MODEL_DTYPES", "current_dtype", "fresh_model_builder_context", "model_builder"]
 
 MODEL_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -47,7 +48,9 @@ class _Chosen:
         return "chosen"
 
 
-_BUILDING: ContextVar[bool] = ContextVar("nequip_model_building", default=False)
+# The shared arguments of the model being built; None outside of a builder.
+_BUILDING: ContextVar[dict[str, Any] | None] = ContextVar("nequip_model_building", default=None)
+_INHERITED: ContextVar[Mapping[str, Any]] = ContextVar("nequip_model_inherited", default={})  # noqa: B039 - never written to
 
 
 def current_dtype() -> torch.dtype:
@@ -56,10 +59,25 @@ def current_dtype() -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _construction(seed: int, dtype: torch.dtype) -> Iterator[None]:
-    """Draw from `seed` and make tensors of `dtype` inside; restore random state and dtype after."""
+def fresh_model_builder_context() -> Iterator[None]:
+    """Make a builder called inside of another one build a whole model, a `GraphModel`.
+
+    ``seed``, ``model_dtype`` and ``type_names`` are those of the model around it unless given.
+    """
+    inherited, building = _INHERITED.set(_BUILDING.get() or {}), _BUILDING.set(None)
+    try:
+        yield
+    finally:
+        _BUILDING.reset(building)
+        _INHERITED.reset(inherited)
+
+
+@contextlib.contextmanager
+def _construction(shared: dict[str, Any]) -> Iterator[None]:
+    """Draw from the seed and make tensors of the dtype inside; restore random state and dtype."""
     before = torch.get_default_dtype()
-    token = _BUILDING.set(True)
+    seed, dtype = shared["seed"], MODEL_DTYPES[shared["model_dtype"]]
+    token = _BUILDING.set(shared)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -78,6 +96,7 @@ def model_builder(
     chooses: Sequence[str] = (),
     architecture_version: int | None = None,
     wrapper_class: type[GraphModel] = GraphModel,
+    compile_wrapper_class: type[GraphModel] | None = None,
 ) -> Callable[..., Any]:
     """Make a model builder of a function that returns a module.
 
@@ -95,6 +114,8 @@ def model_builder(
             names, by the function's own name; raised when the same arguments no longer make the
             same model.
         wrapper_class: what makes the outermost module, `GraphModel` or a subclass of it.
+        compile_wrapper_class: what makes it where ``compile_mode`` is ``compile``; default
+            `CompileGraphModel`, and none if `wrapper_class` is a subclass.
     """
     if function is None:
         return functools.partial(
@@ -104,13 +125,15 @@ def model_builder(
             chooses=chooses,
             architecture_version=architecture_version,
             wrapper_class=wrapper_class,
+            compile_wrapper_class=compile_wrapper_class,
         )
     own = _own_parameters(function, extends, replaces, chooses)
 
     @functools.wraps(function)
     def build(**arguments: Any) -> torch.nn.Module:
-        if _BUILDING.get():
+        if _BUILDING.get() is not None:
             return function(**arguments)
+        arguments = {**_INHERITED.get(), **arguments}
         missing = [key for key in ("seed", "model_dtype", "type_names") if key not in arguments]
         if missing:
             raise ConfigError(
@@ -118,8 +141,6 @@ def model_builder(
                 "seed, model_dtype and type_names"
             )
         compile_mode = arguments.pop("compile_mode", "eager")
-        if compile_mode != "eager":
-            raise ConfigError(f"compile_mode must be 'eager', got {compile_mode!r}")
         seed, dtype = arguments.pop("seed"), arguments.pop("model_dtype")
         names = _checked_type_names(arguments["type_names"])
         if isinstance(seed, bool) or not isinstance(seed, int):
@@ -128,9 +149,12 @@ def model_builder(
             raise ConfigError(f"model_dtype must be one of {list(MODEL_DTYPES)}, got {dtype!r}")
         arguments["type_names"] = names
         _check_names(function.__name__, own, arguments)
-        with _construction(seed, MODEL_DTYPES[dtype]):
-            module = function(**arguments)
-        model = wrapper_class(module, _model_config(dtype, arguments))
+        shared = {"seed": seed, "model_dtype": dtype, "type_names": names}
+        with building_in_mode(compile_mode) as mode:
+            outermost = _outermost(mode, wrapper_class, compile_wrapper_class)
+            with _construction(shared):
+                module = function(**arguments)
+        model = outermost(module, _model_config(dtype, arguments))
         model.description = _description(build, {**arguments, "seed": seed, "model_dtype": dtype})
         return model
 
@@ -149,6 +173,28 @@ def model_builder(
         sorted([*protocol, *own.values()], key=lambda parameter: parameter.kind)
     )
     return build
+
+
+def _outermost(
+    mode: str, eager: type[GraphModel], compiling: type[GraphModel] | None
+) -> type[GraphModel]:
+    """Return the class of the outermost module.
+
+    Raises:
+        ConfigError: the mode is ``compile``, and the builder has only a class of its own for eager.
+    """
+    if mode != COMPILE_MODE_COMPILE:
+        return eager
+    if compiling is not None:
+        return compiling
+    if eager is not GraphModel:
+        raise ConfigError(
+            f"compile_mode must be 'eager' for models of {eager.__name__}: their builder names no "
+            "compile_wrapper_class"
+        )
+    from nequip_model.compile_graph_model import CompileGraphModel
+
+    return CompileGraphModel
 
 
 def _own_parameters(
