@@ -1,18 +1,20 @@
 """Which irreps flow through a network: layouts, reachability, paths and couplings.
 
-This is construction only; e3nn supplies the notation and the coupling coefficients. Nothing here
-is needed to run a model.
+This is construction only, in e3nn's notation and conventions. Nothing here is needed to run a
+model. e3nn itself is imported only for its own objects: it takes a second to import.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from nequip_core.errors import ConfigError
+from nequip_model.coupling import wigner_3j
 from nequip_model.nn.convolution import Path
 from nequip_model.nn.layout import Block, Layout, merged
 
@@ -24,6 +26,9 @@ __all__ = [
     "parse_irreps",
 ]
 
+# Channels (1 if left out), degree, parity; y is the parity of the harmonics, (-1)^l.
+_TERM = re.compile(r"(?:(?P<mul>\d+)\s*x\s*)?(?P<l>\d+)\s*(?P<p>[eoy])")
+
 
 def parse_irreps(irreps: object) -> Layout:
     """Return the layout of e3nn notation such as ``32x0e + 16x1o``.
@@ -31,6 +36,8 @@ def parse_irreps(irreps: object) -> Layout:
     Raises:
         ConfigError: the notation is wrong.
     """
+    if isinstance(irreps, str):
+        return Layout(_term(term.strip(), irreps) for term in irreps.split("+") if irreps.strip())
     from e3nn.o3 import Irreps
 
     try:
@@ -39,15 +46,25 @@ def parse_irreps(irreps: object) -> Layout:
         raise ConfigError(f"not a valid irreps notation: {irreps!r} ({error})") from error
 
 
+def _term(term: str, notation: str) -> Block:
+    """Return channels, degree and parity of one term."""
+    found = _TERM.fullmatch(term)
+    if found is None:
+        raise ConfigError(
+            f"not a valid irreps notation: {notation!r}; it is channels, 'x', degree and parity "
+            "(e or o), with '+' between, as in '32x0e + 16x1o'"
+        )
+    degree = int(found["l"])
+    parity = {"e": 1, "o": -1, "y": (-1) ** degree}[found["p"]]
+    return (int(found["mul"] or 1), degree, parity)
+
+
 def coupling(l_in: int, l_sh: int, l_out: int, dtype: torch.dtype) -> torch.Tensor:
     """Return sqrt(2 l_out + 1) times the Wigner 3j symbols, (2l_in+1, 2l_sh+1, 2l_out+1).
 
     The phase and axis convention of e3nn.
     """
-    from e3nn.o3 import wigner_3j
-
-    symbols = wigner_3j(l_in, l_sh, l_out, dtype=torch.float64)
-    return (math.sqrt(2 * l_out + 1) * symbols).to(dtype)
+    return (math.sqrt(2 * l_out + 1) * wigner_3j(l_in, l_sh, l_out)).to(dtype)
 
 
 def hidden_layout(l_max: int, parity: bool, num_features: Sequence[int]) -> Layout:

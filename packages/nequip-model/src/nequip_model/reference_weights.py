@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from nequip_core.errors import FileFormatError
+from nequip_model.coupling import wigner_3j
 from nequip_model.nn.graph_model import GraphModel
 from nequip_model.nn.layout import irrep_name
 from nequip_model.nn.linear import EquivariantLinear, SelfConnection
@@ -179,8 +180,6 @@ class _Source:
 
     def check_constants(self, energy: Any) -> None:
         """Take the constants that e3nn generates, and compare them with what they must be."""
-        from e3nn.o3 import wigner_3j
-
         for key in [key for key in self.left if _is_constant(key)]:
             value = self.take(key)
             degrees = _WIGNER.search(key)
@@ -188,7 +187,7 @@ class _Source:
                 expected = value.new_zeros(0)
             elif degrees:
                 l1, l2, l3 = (int(l) for l in degrees.groups())
-                expected = wigner_3j(l1, l2, l3, dtype=torch.float64)
+                expected = wigner_3j(l1, l2, l3)
             else:
                 expected = _mask(energy, key)
             if value.shape != expected.shape or not torch.allclose(
