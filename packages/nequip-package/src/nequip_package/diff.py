@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nequip_core.archive.format import (
+    ARCHITECTURE_MEMBER,
     CARD_MEMBER,
     CONFIG_MEMBER,
     LINEAGE_MEMBER,
     MANIFEST_MEMBER,
     METADATA_MEMBER,
     STORAGE_SUFFIX,
+    WEIGHTS_MEMBER,
 )
 from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
@@ -38,9 +40,18 @@ __all__ = [
 ]
 
 ABSENT = "(absent)"
-# Members whose content is compared in the parts of a report, not as files; the manifest differs
-# whenever anything does.
-_COMPARED = (METADATA_MEMBER, CONFIG_MEMBER, CARD_MEMBER, LINEAGE_MEMBER, MANIFEST_MEMBER)
+# Members whose content is compared in the parts of a report, not as files. The manifest and the
+# serialization id, which torch computes, differ whenever anything does.
+_COMPARED = (
+    METADATA_MEMBER,
+    CONFIG_MEMBER,
+    ARCHITECTURE_MEMBER,
+    CARD_MEMBER,
+    LINEAGE_MEMBER,
+    WEIGHTS_MEMBER,
+    MANIFEST_MEMBER,
+    ".data/serialization_id",
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ class PackageDiff:
         identities: of the first and the second.
         metadata: differing metadata.
         config: differing values of the training config.
+        architecture: differing values of the descriptions of the models.
         card: differing values of the model card.
         lineage: differing steps of the lineage.
         code: differing source files.
@@ -122,6 +134,7 @@ class PackageDiff:
     identities: tuple[str, str]
     metadata: list[ValueChange] = field(default_factory=list)
     config: list[ValueChange] = field(default_factory=list)
+    architecture: list[ValueChange] = field(default_factory=list)
     card: list[ValueChange] = field(default_factory=list)
     lineage: list[ValueChange] = field(default_factory=list)
     code: list[CodeChange] = field(default_factory=list)
@@ -132,8 +145,8 @@ class PackageDiff:
     @property
     def differs(self) -> bool:
         """Whether anything differs."""
-        parts = (self.metadata, self.config, self.card, self.lineage, self.code, self.tensors)
-        return any(parts) or bool(self.members)
+        values = (self.metadata, self.config, self.architecture, self.card, self.lineage)
+        return any((*values, self.code, self.tensors, self.members))
 
 
 def diff_packages(first: PackageReader, second: PackageReader) -> PackageDiff:
@@ -145,6 +158,7 @@ def diff_packages(first: PackageReader, second: PackageReader) -> PackageDiff:
     found = PackageDiff((first.identity, second.identity))
     found.metadata = list(_changes(first.metadata, second.metadata))
     found.config = list(_changes(first.config, second.config))
+    found.architecture = list(_changes(_descriptions(first), _descriptions(second)))
     found.card = list(_changes(first.card, second.card))
     found.lineage = list(_changes(_steps(first), _steps(second)))
     found.code = list(_code_changes(first, second))
@@ -218,10 +232,15 @@ def _changes(before: Any, after: Any, key: str = "") -> Iterator[ValueChange]:
         yield ValueChange(key, before, after)
 
 
+def _descriptions(package: PackageReader) -> dict[str, Any]:
+    return dict((package.architecture or {}).get("models") or {})
+
+
 def _steps(package: PackageReader) -> dict[str, str]:
     """Return the lineage by parent, so that a step more or less does not shift the others."""
     return {
-        str(step["digest"]): f"{step['relation']} by {step['packager']}" for step in package.lineage
+        str(step["digest"])[:16]: f"{step['relation']} by {step['packager']}"
+        for step in package.lineage
     }
 
 

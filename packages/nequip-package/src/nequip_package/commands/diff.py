@@ -143,7 +143,7 @@ def _against_package(
     elif not found.differs:
         print(_NONE)
     else:
-        _print_report(found)
+        _print_report(found, (first.path.name, second.path.name))
     if options.patch and not options.json:
         for change in found.code:
             names = f"{first.path.name}:{change.member}", f"{second.path.name}:{change.member}"
@@ -157,14 +157,15 @@ def _against_package(
     return found.differs
 
 
-def _print_report(found: PackageDiff) -> None:
+def _print_report(found: PackageDiff, names: tuple[str, str]) -> None:
     from nequip_package.console import columns, heading, visible
 
-    rows = zip(("first", "second"), found.identities, strict=True)
+    rows = zip(("first", "second"), map(visible, names), found.identities, strict=True)
     print("\n".join(columns(rows)))
     for title, changes in (
         ("Metadata", found.metadata),
         ("Config", found.config),
+        ("Architecture", found.architecture),
         ("Card", found.card),
         ("Lineage", found.lineage),
     ):

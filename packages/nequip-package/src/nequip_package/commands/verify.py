@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_package.commands.build import add_trust_option
 
 if TYPE_CHECKING:
     from nequip_core.archive.reader import PackageReader
@@ -29,12 +30,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
     parser.add_argument("--static", action="store_true", help="no predictions: run no model")
     parser.add_argument("--device", default="cpu", help="where the models run (default: cpu)")
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        default=None,
-        help="run the code in the package, though it was not built here",
-    )
+    add_trust_option(parser)
     parser.add_argument("--key", help="demand a signature by this public key: a file, or base64")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.set_defaults(body=_verify)
