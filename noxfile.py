@@ -53,7 +53,7 @@ BUILD_BACKEND = ("hatchling>=1.26", "editables")
 SDIST_TOOLS = ("setuptools>=70.1",)
 TEST_TOOLS = ("pytest>=8",)
 # Optional libraries whose use the suites test.
-OPTIONAL_LIBRARIES = ("matscipy>=1.1",)
+OPTIONAL_LIBRARIES = ("matscipy>=1.1", "cryptography>=42")
 LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
 # The graph of imports is read from source: the layers are installed without their dependencies.
 IMPORT_TOOLS = ("import-linter", "packaging")
@@ -70,7 +70,7 @@ for found in pkgutil.walk_packages({module}.__path__, "{module}."):
 # The implementation whose numbers ours must reproduce. It owns the import name `nequip`, so this
 # environment has no facade.
 REFERENCE = "nequip==0.19.1"
-PARITY_LAYERS = ("nequip-core", "nequip-model")
+PARITY_LAYERS = ("nequip-core", "nequip-model", "nequip-train")
 # Versions whose networks nequip-model imports. They ask for e3nn releases of their own.
 REFERENCE_VERSIONS = ("0.10.0", "0.12.1", "0.14.0", "0.15.0", "0.16.2", "0.17.1", "0.19.1")
 TORCH_ALONE = ("-c", "tools/constraints/torch-2.13.0-alone.txt")
