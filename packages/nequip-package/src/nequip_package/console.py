@@ -18,6 +18,7 @@ __all__ = [
     "columns",
     "heading",
     "json_text",
+    "one_line",
     "paint",
     "size_text",
     "visible",
@@ -121,7 +122,7 @@ def aligned_yaml(content: dict[str, Any], indent: int = 0) -> list[str]:
     """
     if not content:
         return []
-    keys = {key: f"{_scalar(key)}:" for key in content}
+    keys = {key: f"{one_line(key)}:" for key in content}
     width = max(len(text) for text in keys.values())
     lines = []
     for key, value in content.items():
@@ -129,12 +130,12 @@ def aligned_yaml(content: dict[str, Any], indent: int = 0) -> list[str]:
         if isinstance(value, dict) and value:
             lines += [start, *aligned_yaml(value, indent + 2)]
         else:
-            lines.append(start + " " * (width - len(keys[key]) + 2) + _scalar(value))
+            lines.append(start + " " * (width - len(keys[key]) + 2) + one_line(value))
     return lines
 
 
-def _scalar(value: Any) -> str:
-    """Return YAML of one value in one line."""
+def one_line(value: Any) -> str:
+    """Return YAML of a value in one line."""
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

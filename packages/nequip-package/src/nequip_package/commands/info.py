@@ -90,7 +90,7 @@ def _facts(package: PackageReader) -> dict[str, Any]:
         "architectures": _architectures(package),
         "signers": [entry.get("signer", "") for entry in package.signatures()],
         "lineage": [
-            {key: step.get(key) for key in ("relation", "digest", "format", "packager")}
+            {key: step.get(key) for key in ("relation", "digest", "format", "packager", "details")}
             for step in package.lineage
         ],
     }
@@ -122,10 +122,7 @@ def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | 
         ("code", _code_text(facts)),
         *(("model", f"{name}: {facts['architectures'][name]}") for name in rebuilt),
         *(("signed by", visible(signer)) for signer in facts["signers"]),
-        *(
-            ("from", f"{step['relation']} {str(step['digest'])[:16]} by {step['packager']}")
-            for step in facts["lineage"]
-        ),
+        *(("from", _step_text(step)) for step in facts["lineage"]),
     ]
     print(heading(visible(package.path.name)))
     for line in columns((name, visible(text)) for name, text in rows):
@@ -136,6 +133,14 @@ def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | 
         print(visible(line))
     if modifiers is not None:
         _print_modifiers(modifiers)
+
+
+def _step_text(step: dict[str, Any]) -> str:
+    """Return one line on a step of the lineage."""
+    from nequip_package.console import one_line
+
+    details = f": {one_line(step['details'])}" if step["details"] else ""
+    return f"{str(step['digest'])[:16]}, {step['relation']} by {step['packager']}{details}"
 
 
 def _code_text(facts: dict[str, Any]) -> str:
