@@ -75,8 +75,6 @@ class Content:
         source: what the models are from, for messages.
         steps: the lineage, newest first.
         card: the model card.
-        code_versions: versions that the package the models came from states of its code.
-        external_versions: versions that it states of its external modules.
         edit: changes the members that hold code, before the others are added.
     """
 
@@ -85,8 +83,6 @@ class Content:
     source: str
     steps: Sequence[Mapping[str, Any]] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
-    code_versions: Mapping[str, str] = field(default_factory=dict)
-    external_versions: Mapping[str, Any] = field(default_factory=dict)
     edit: Callable[[Members], Members] = lambda members: members
 
 
@@ -125,7 +121,6 @@ def build_package(
         source=str(saved.source),
         steps=steps,
         card={"training": dict(saved.training)} if saved.training else {},
-        code_versions={} if parent is None else parent.versions,
     )
     return write_package(content, output, report, rules)
 
@@ -165,9 +160,9 @@ def write_package(
                 facts,
                 eager,
                 modes,
-                code_versions(_new_tops(members, origin), _stated(content, origin)),
-                external_versions(extern_modules(members), content.external_versions),
-                rules,
+                code_versions(_new_tops(members, origin), origin.stated("versions")),
+                external_versions(extern_modules(members), origin.stated("external_modules")),
+                {**rules.requirements, **(origin.stated("external_requirements") or {})},
                 content.config,
             )
             members |= {**texts, **data, METADATA_MEMBER: metadata_text(metadata).encode()}
@@ -215,8 +210,3 @@ def _new_tops(members: Members, origin: CodeOrigin) -> set[str]:
         if name.endswith(".py")
     }
     return {name.partition(".")[0] for name in names - set(origin.sources)} - {"_mock"}
-
-
-def _stated(content: Content, origin: CodeOrigin) -> Mapping[str, str] | None:
-    """Return the versions stated of code that came from a package; None if no code did."""
-    return None if origin.snapshot is None else content.code_versions

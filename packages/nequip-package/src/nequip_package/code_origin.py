@@ -12,8 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import yaml
 from torch.package import Importer, PackageExporter, PackageImporter, is_from_package, sys_importer
 
+from nequip_core.archive.format import METADATA_NAME, MODEL_FOLDER
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.errors import PackagingError
 
@@ -48,6 +50,17 @@ class CodeOrigin:
         return {name.partition(".")[0] for name in self.sources if name not in self.mocks} - {
             _MOCK_MODULE
         }
+
+    def stated(self, key: str) -> dict[str, Any] | None:
+        """Return a mapping of the snapshot's metadata; None if there is no snapshot.
+
+        Args:
+            key: a key of ``package_metadata.txt`` whose value is a mapping.
+        """
+        if self.snapshot is None:
+            return None
+        text = self.snapshot.load_text(MODEL_FOLDER, METADATA_NAME)
+        return dict((yaml.safe_load(text) or {}).get(key) or {})
 
     def declare(self, exporter: PackageExporter) -> None:
         """Give the rules to an exporter: those of the snapshot first, then the environment's."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from nequip_core.archive.modes import DEFAULT_MODE, forms_of_mode
-from nequip_core.archive.snapshot import sharing_importers
+from nequip_core.archive.snapshot import importer_of, sharing_importers
 from nequip_core.plugins import import_extensions
 from nequip_core.saved_model import SavedModel, load_saved_model
 
@@ -51,12 +51,11 @@ def load_forms(
     forms = forms_of_mode(mode)
     with sharing_importers():
         saved = load_saved_model(path, trust_code=trust_code)
-        runs_packaged_code = saved.parent is not None and saved.parent.format is not None
-        if runs_packaged_code and saved.parent is not None and saved.parent.modes:
-            forms = [_EAGER, *(form for form in saved.parent.modes if form != _EAGER)]
+        if saved.parent is not None and importer_of(saved.models) is not None:
+            forms = [_EAGER, *saved.parent.modes]
         further = {
             form: load_saved_model(path, trust_code=trust_code, mode=form).models
-            for form in forms
+            for form in dict.fromkeys(forms)
             if form != _EAGER
         }
     return LoadedForms(saved, further)

@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from nequip_core.archive.format import CURRENT_FORMAT
-from nequip_core.archive.rules import PackagingRules
 from nequip_core.errors import ConfigError, PackagingError
 from nequip_core.modifiers import get_all_modifiers
 from nequip_package.absolute_paths import without_absolute_paths
@@ -93,7 +92,7 @@ def package_metadata(
     modes: Iterable[str],
     versions: Mapping[str, str],
     external: Mapping[str, str | None],
-    rules: PackagingRules,
+    requirements: Mapping[str, str],
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the keys of ``package_metadata.txt``, as ``docs/formats/package-v3.md`` defines them.
@@ -104,7 +103,7 @@ def package_metadata(
         modes: the packaged modes.
         versions: what the packaged code was taken from.
         external: top-level modules that the packaged code names as external -> version.
-        rules: the packaging rules in force.
+        requirements: external module -> versions that do, a PEP 440 specifier.
         config: the training config, asked for units.
     """
     metadata: dict[str, Any] = {
@@ -118,7 +117,7 @@ def package_metadata(
         },
         "external_modules": dict(external),
         "external_requirements": {
-            name: text for name, text in sorted(rules.requirements.items()) if name in external
+            name: text for name, text in sorted(requirements.items()) if name in external
         },
         "available_models": list(modes),
         "model_names": list(models),
@@ -161,13 +160,14 @@ def code_versions(tops: Iterable[str], inherited: Mapping[str, str] | None) -> d
 
 
 def external_versions(
-    extern_modules: Iterable[str], inherited: Mapping[str, Any]
+    extern_modules: Iterable[str], inherited: Mapping[str, Any] | None
 ) -> dict[str, str | None]:
     """Return the outside modules of packaged code and their versions, sorted.
 
     Args:
         extern_modules: dotted names, as the package lists them.
-        inherited: versions that a parent package states, for modules that are not installed.
+        inherited: versions that a parent package states, for modules that are not installed; None
+            if there is no such package.
     """
     tops = {name.partition(".")[0] for name in extern_modules}
     outside = sorted(tops - sys.stdlib_module_names - {"torch"})
@@ -175,7 +175,7 @@ def external_versions(
     versions: dict[str, str | None] = {}
     for top in outside:
         owner = next(iter(sorted(set(owners.get(top, ())))), None)
-        known = inherited.get(top)
+        known = (inherited or {}).get(top)
         versions[top] = importlib.metadata.version(owner) if owner else known and str(known)
     return versions
 

@@ -70,15 +70,12 @@ def content_from(
         relation: how the new package comes from it.
         details: what else the lineage says.
     """
-    metadata = parent.reader.metadata
     return {
         "modes": parent.modes,
         "config": parent.reader.config,
         "source": str(parent.reader.path),
         "steps": steps_from(parent.reader, relation, details),
         "card": parent.reader.card,
-        "code_versions": {k: str(v) for k, v in (metadata.get("versions") or {}).items()},
-        "external_versions": dict(metadata.get("external_modules") or {}),
     }
 
 

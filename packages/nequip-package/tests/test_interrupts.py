@@ -1,0 +1,97 @@
+"""A build that is killed at any moment leaves no package or a whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Forks a process that has all imports behind it, so that the signals hit the build itself. Prints,
+# for each build: the signal, how it ended, and what lay in its folder afterwards.
+DRIVER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+
+import nequip_package.build, nequip_package.forms
+from nequip_package.command import main
+
+checkpoint, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+
+def start(target):
+    child = os.fork()
+    if child:
+        return child
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1), os.dup2(null, 2)
+    sys.exit(main(["build", checkpoint, str(target)]))  # an ordinary end, atexit included
+
+def contents(place):
+    return sorted(str(path.relative_to(place)) for path in place.iterdir())
+
+begin = time.monotonic()
+(folder / "whole").mkdir()
+assert os.waitpid(start(folder / "whole" / "a.nequip.zip"), 0)[1] == 0
+duration = time.monotonic() - begin
+whole = (folder / "whole" / "a.nequip.zip").read_bytes()
+
+points = random.Random(4)
+found = []
+for number in range(count):
+    place = folder / str(number)
+    place.mkdir()
+    sent = (signal.SIGKILL, signal.SIGINT)[number % 2]
+    child = start(place / "a.nequip.zip")
+    time.sleep(points.uniform(0.0, 1.1 * duration))
+    os.kill(child, sent)
+    status = os.waitpid(child, 0)[1]
+    file = place / "a.nequip.zip"
+    found.append({
+        "signal": sent.name,
+        "ended": os.waitstatus_to_exitcode(status),
+        "is_whole": file.read_bytes() == whole if file.exists() else None,
+        "left": contents(place),
+    })
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start builds quickly")
+def test_build_killed_at_fifty_random_points_leaves_nothing_half_written(
+    checkpoint: Path, package: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", DRIVER, str(checkpoint), str(tmp_path), "50"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    runs = json.loads(result.stdout)
+    assert len(runs) == 50
+    assert all(run["is_whole"] in (None, True) for run in runs)
+    interrupted = [run for run in runs if run["signal"] == "SIGINT"]
+    for run in interrupted:
+        assert run["left"] == ([] if run["is_whole"] is None else ["a.nequip.zip"])
+        assert run["ended"] == 0 or run["is_whole"] is None or run["ended"] == 1
+    # The points were spread over the build: some came in time, whatever the signal.
+    for name in ("SIGKILL", "SIGINT"):
+        assert sum(run["is_whole"] is None for run in runs if run["signal"] == name) >= 5
+    assert any(run["left"] and run["is_whole"] is None for run in runs), "none hit the writing"
+
+
+def test_interrupt_while_writing_keeps_the_older_package(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nequip_package.members as members
+    from nequip_package.command import main
+
+    target = tmp_path / "a.nequip.zip"
+    target.write_text("older")
+
+    def interrupt(path: Path, content: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(members, "write_archive", interrupt)
+    assert main(["build", str(checkpoint), str(target)]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nequip.zip"]
+    assert target.read_text() == "older"
