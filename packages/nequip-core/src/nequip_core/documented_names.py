@@ -264,6 +264,16 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nequip.scripts._package_utils": {
         "nequip_core.archive.rules": ("register_libraries_as_external_for_packaging",),
+        "nequip_core.archive.modes": ("register_packaging_mode",),
+    },
+    "nequip.data.dataset.lmdb_dataset": {
+        "nequip_train.data.lmdb_dataset": ("NequIPLMDBDataset",),
+        "nequip_train.data.lmdb_files": (
+            "LMDBMetadataSpec",
+            "NUM_ATOMS_METADATA_KEY",
+            "NUM_EDGES_METADATA_KEY",
+            "NUM_FRAMES_METADATA_KEY",
+        ),
     },
     "nequip.data.ase": {"nequip_core.ase_conversion": ("from_ase", "to_ase")},
     "nequip.nn.pair_potential": {

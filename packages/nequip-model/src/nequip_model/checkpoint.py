@@ -29,6 +29,7 @@ from nequip_core.instantiate import instantiate
 from nequip_core.modifiers import only_apply_persistent_modifiers
 from nequip_core.saved_model import SOLE_MODEL, SavedModel, requesting_mode
 from nequip_model.checkpoint_bases import config_from_file, without_consent
+from nequip_model.compile_modes import COMPILE_MODE_EAGER, override_model_compile_mode
 
 __all__ = [
     "BASES_KEY",
@@ -193,7 +194,8 @@ def load_checkpoint(
     # Accelerations are of the run that trained; who loads the model asks for its own.
     with (
         only_apply_persistent_modifiers(),
-        requesting_mode(mode or "eager"),
+        requesting_mode(mode or COMPILE_MODE_EAGER),
+        override_model_compile_mode(mode or COMPILE_MODE_EAGER),
         recording(keep_contents=False) as record,
         config_from_file(config, content.get(BASES_KEY), path, trust_code),
     ):
