@@ -230,3 +230,44 @@ def test_changed_package_of_an_older_format_shows_everybody_the_same(tmp_path: P
         assert set(found.values()) == set(content.values()), seed
         assert found == what_torch_reads(path) == what_zipfile_reads(path), seed
     assert 0 < accepted < 0.5 * FUZZED
+
+
+TOKENS = (
+    b"{", b"}", b"[", b"]", b":", b",", b'"', b"\n", b" ", b"-", b"1e999", b"NaN", b"null", b"true",
+    b"&a", b"*a", b"!!", b"? ", b"<<", b"\xff", b"\0", b"0x", b"1_0", b"2001-01-01", b"~", b"'",
+    b"\\ud800", b"1:30:30", b".inf", b"=", b"|\n", b"%YAML", b"---\n", b"\xef\xbb\xbf",
+)  # fmt: skip
+
+
+def rewritten(content: bytes, generator: random.Random) -> bytes:
+    """Return a text or header with bytes changed, lost, or replaced by what means something."""
+    changed = bytearray(content)
+    for _ in range(generator.randint(1, 3)):
+        place = generator.randrange(len(changed)) if changed else 0
+        kind = generator.randrange(4)
+        if kind == 0 and changed:
+            changed[place] ^= 1 << generator.randrange(8)
+        elif kind == 1:
+            del changed[place : place + generator.randint(1, 8)]
+        else:
+            changed[place : place + kind - 2] = generator.choice(TOKENS)
+    return bytes(changed)
+
+
+def test_member_changed_by_somebody_who_fits_the_manifest_is_read_or_refused(
+    writer: ModuleType, tmp_path: Path
+) -> None:
+    """Nobody can be kept from writing nonsense; no nonsense may raise anything but our error."""
+    content = writer.contents()
+    path = tmp_path / f"a{SUFFIX}"
+    refused = 0
+    for seed in range(FUZZED):
+        generator = random.Random(seed)
+        name = generator.choice(sorted(content))
+        path.write_bytes(writer.packed(**{name: rewritten(content[name], generator)}))
+        try:
+            read_all(path)
+        except FileFormatError as error:
+            refused += 1
+            assert "\n" not in str(error), seed
+    assert 0.2 * FUZZED < refused < 0.95 * FUZZED

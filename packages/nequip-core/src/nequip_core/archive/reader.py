@@ -276,8 +276,6 @@ class PackageReader:
                 if progress is not None:
                     progress(done, total)
 
-    verify_checksums = verify_contents
-
     def _entry(self, member: str) -> Entry:
         if member not in self._entries:
             raise FileFormatError(f"'{self.path}' is no package: it has no '{member}'")
