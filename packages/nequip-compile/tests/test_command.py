@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,3 +182,22 @@ def test_fields_that_are_not_made_are_refused(build, output):
 def test_other_modules_are_refused(output):
     with pytest.raises(CompileError, match="expected a graph model, got Linear"):
         compile_model(torch.nn.Linear(1, 1), output, ASE)
+
+
+def test_code_of_a_package_runs_by_consent(compiled_before, output, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "nobody"))
+    monkeypatch.delenv("NEQUIP_TRUST_CODE", raising=False)
+    # The way of the consent alone: the compiled file of another model would not be equal.
+    seen = []
+    monkeypatch.setattr(aotinductor, "compile_model", lambda model, *rest: seen.append(model))
+    golden = Path(__file__).parents[3] / "tests/golden/format2-nequip-0.1.0/model.nequip.zip"
+    words = [str(golden), str(output), "--target", "ase"]
+    assert main(words) == 1
+    printed = capsys.readouterr().err
+    assert f"nequip-package audit '{golden}'" in printed
+    assert "--trust-code" in printed
+    assert not seen
+    output.parent.mkdir()
+    output.touch()
+    assert main([*words, "--trust-code"]) == 0
+    assert len(seen) == 1

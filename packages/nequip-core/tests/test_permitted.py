@@ -95,7 +95,7 @@ def test_what_makes_no_modules_or_comes_from_elsewhere_may_not(name: str) -> Non
         "toy_extensions.Layer",
         "toy_stranger.Layer",
         "toy_extension.Layer ",
-        "tоy_extension.Layer",  # noqa: RUF001 - a Cyrillic letter
+        "t\u043ey_extension.Layer",  # a Cyrillic letter
         "",
         None,
         3,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
+from torch.package import is_from_package
 
 from nequip_core.errors import (
     ConfigError,
     DataError,
     FileFormatError,
     MissingFileError,
+    TrustError,
     UnknownSpeciesError,
 )
 from nequip_integrations.ase import NequIPCalculator
@@ -316,3 +319,28 @@ def test_calculations_leave_global_state_alone(crystal, calculator):
     before = state()
     results(crystal, calculator())
     assert state() == before
+
+
+def test_code_of_a_package_runs_by_consent_and_the_rebuild_predicts_the_same(
+    package, crystal, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "nobody"))
+    monkeypatch.delenv("NEQUIP_TRUST_CODE", raising=False)
+    found = []
+    for consent, is_packaged in ((None, False), (False, False), (True, True)):
+        calculator = NequIPCalculator.from_package(package, trust_code=consent)
+        assert is_from_package(calculator.model) == is_packaged
+        crystal.calc = calculator
+        found.append((crystal.get_potential_energy(), crystal.get_forces()))
+    for energy, forces in found[1:]:
+        assert energy == pytest.approx(found[0][0], abs=1e-12)
+        np.testing.assert_allclose(forces, found[0][1], atol=1e-12)
+
+
+def test_a_package_that_cannot_be_rebuilt_is_refused_without_consent(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "nobody"))
+    monkeypatch.delenv("NEQUIP_TRUST_CODE", raising=False)
+    golden = Path(__file__).parents[3] / "tests/golden/format2-nequip-0.1.0/model.nequip.zip"
+    with pytest.raises(TrustError, match=r"nequip-package audit .*trust_code=True"):
+        NequIPCalculator.from_package(golden)
+    assert NequIPCalculator.from_package(golden, trust_code=True).model.is_graph_model
