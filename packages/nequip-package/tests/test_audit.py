@@ -84,6 +84,8 @@ def test_a_package_by_nequip_has_no_alarm(tmp_path: Path) -> None:
     ]
     assert {"numpy", "opt_einsum_fx"} <= set(audit.outside)
     assert audit.outside["cuequivariance_torch"] == "in functions"
+    mocks = {source.module for source in audit.sources if source.installed == "mock"}
+    assert mocks == {"matplotlib", "matplotlib.patches", "matplotlib.path", "matplotlib.pyplot"}
     # What e3nn does when its modules are unpickled: code of TorchScript is read from bytes.
     what = [finding.what for finding in audit.findings if "_mixin.py" in finding.where]
     assert any("torch.jit.load in __setstate__(): unpickles" in text for text in what)

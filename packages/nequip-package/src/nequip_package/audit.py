@@ -23,6 +23,8 @@ __all__ = ["Audit", "Finding", "PickleAudit", "SourceAudit", "audit_package"]
 
 ALARM, LOOK, NOTE = "alarm", "look", "note"
 
+_MOCK = "_mock"  # torch.package's module, which its stand-ins for mocked modules import
+
 # What code reaches -> how much it says. In a package of our own none but the last occurs.
 _GRADES = {
     "runs other code": LOOK,
@@ -88,7 +90,8 @@ class SourceAudit:
     Attributes:
         module: dotted name.
         member: its file.
-        installed: ``same`` as the installed file of this name, ``differs``, or ``absent`` here.
+        installed: ``same`` as the installed file of this name, ``differs``, ``absent`` here, or
+            ``mock`` for what stands in for a library.
         imports_on_load: what importing it imports.
         imports_later: what its functions import.
         calls_on_load: calls that importing it makes, ``<line>: <text>``.
@@ -171,11 +174,9 @@ def _read_sources(package: PackageReader, audit: Audit) -> dict[str, SourceRepor
     reports = {}
     for module, member in package.sources().items():
         content = package.read_bytes(member)
-        path = installed_source(member)
-        installed = (
-            "absent" if path is None else "same" if path.read_bytes() == content else "differs"
-        )
         report = audit_source(content, module, member.endswith("/__init__.py"))
+        is_mock = report.imports_on_load == {_MOCK} and not report.uses
+        installed = "mock" if is_mock else _compared(content, member)
         reports[module] = report
         audit.sources.append(
             SourceAudit(
@@ -197,6 +198,13 @@ def _read_sources(package: PackageReader, audit: Audit) -> dict[str, SourceRepor
             what = f"{use.name.removeprefix('builtins.')} {place}: {use.reaches}{same}"
             audit.findings.append(Finding(grade, f"{member}:{use.line}", what))
     return reports
+
+
+def _compared(content: bytes, member: str) -> str:
+    path = installed_source(member)
+    if path is None:
+        return "absent"
+    return "same" if path.read_bytes() == content else "differs"
 
 
 def _read_one_pickle(

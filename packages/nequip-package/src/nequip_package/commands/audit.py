@@ -72,7 +72,7 @@ def _print_report(name: str, audit: Audit, everything: bool) -> None:
         for line in columns(_by_module(outside)):
             print(f"  {visible(line)}")
     print(f"\n{heading('Code')}")
-    for line in columns(_code_rows(audit), "lrrrrr"):
+    for line in columns(_code_rows(audit), "lrrrrrr"):
         print(visible(line))
     print()
     for place in ("on load", "in functions"):
@@ -96,12 +96,15 @@ def _by_module(names: list[str]) -> list[tuple[str, str]]:
 
 def _code_rows(audit: Audit) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("", "modules", "as installed", "differ", "not installed", "calls when imported")
+        ("", "modules", "as installed", "differ", "not installed", "mocks", "calls when imported")
     ]
     for top in sorted({source.module.partition(".")[0] for source in audit.sources}):
         group = [source for source in audit.sources if source.module.partition(".")[0] == top]
         states = [source.installed for source in group]
-        counts = (len(group), *(states.count(state) for state in ("same", "differs", "absent")))
+        counts = (
+            len(group),
+            *(states.count(state) for state in ("same", "differs", "absent", "mock")),
+        )
         calls = sum(len(source.calls_on_load) for source in group)
         rows.append((top, *(str(count or "-") for count in (*counts, calls))))
     return rows
