@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -127,12 +128,10 @@ def _load(package: PackageReader, member: str) -> tuple[dict[str, torch.Tensor],
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    content = package.read_bytes(member)
     try:
-        with package.open_member(member) as file:
-            length = file.seek(0, 2)
-            file.seek(0)
-            _, texts = read_tensor_headers(file, length)
-        return load(package.read_bytes(member)), texts
+        _, texts = read_tensor_headers(io.BytesIO(content), len(content))
+        return load(content), texts
     except (TextError, SafetensorError) as error:
         raise _fault(package, member, str(error).splitlines()[0]) from None
 
