@@ -45,7 +45,7 @@ def check_before_training(models: torch.nn.ModuleDict) -> list[str]:
         return []
     try:
         rules = collect_rules()
-        walk = walk_models(models, rules, code_origin([models], rules).snapshot)
+        walk = walk_models(dict(models.items()), rules, code_origin([models], rules).snapshot)
         walk.require_packageable("this model")
     except PackagingError as error:
         message = (

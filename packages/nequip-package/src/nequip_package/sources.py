@@ -63,10 +63,16 @@ class SourceFinder:
             for member in self._members
             if member.endswith(".py")
         )
+        self._of_base: dict[str, Source | None] = {}
         self._found: dict[str, Source | None] = {}
 
     def in_base(self, module: str) -> Source | None:
         """Return the source that the base package holds for `module`, or None."""
+        if module not in self._of_base:
+            self._of_base[module] = self._read_base(module)
+        return self._of_base[module]
+
+    def _read_base(self, module: str) -> Source | None:
         path = module.replace(".", "/")
         for member, is_package in ((f"{path}/__init__.py", True), (f"{path}.py", False)):
             if member in self._members and self._base is not None:
