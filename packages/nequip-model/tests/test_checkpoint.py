@@ -185,5 +185,22 @@ def test_model_from_checkpoint_has_the_weights_for_prediction(content, crystal, 
     found = instantiate(config)["sole_model"]
     for parameter, original in zip(found.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(parameter, original * 0.5)
-    with pytest.raises(ConfigError, match="compile_mode must be 'eager'"):
-        instantiate({**config, "compile_mode": "compile"})
+    assert not found.is_compile_graph_model
+    compiled = instantiate({**config, "compile_mode": "compile"})["sole_model"]
+    assert compiled.is_compile_graph_model
+    with pytest.raises(ConfigError, match="compile_mode must be one of"):
+        instantiate({**config, "compile_mode": "jit"})
+
+
+def test_the_reader_says_the_mode(content, tmp_path):
+    file = content[0]
+    file["hyper_parameters"]["model"] = {**MODEL, "compile_mode": "compile"}
+    path = save(file, tmp_path)
+    for arguments, is_compiled in (
+        ({}, False),
+        ({"mode": "eager"}, False),
+        ({"mode": "compile"}, True),
+    ):
+        for load in (load_checkpoint, load_saved_model):
+            model = load(path, **arguments).models["sole_model"]
+            assert model.is_compile_graph_model == is_compiled

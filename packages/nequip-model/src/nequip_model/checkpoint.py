@@ -27,7 +27,7 @@ from nequip_core.errors import ConfigError, FileFormatError
 from nequip_core.files import require_file, require_suffix
 from nequip_core.instantiate import instantiate
 from nequip_core.modifiers import only_apply_persistent_modifiers
-from nequip_core.saved_model import SOLE_MODEL, SavedModel, requesting_mode
+from nequip_core.saved_model import SOLE_MODEL, SavedModel, requested_mode, requesting_mode
 from nequip_model.checkpoint_bases import config_from_file, without_consent
 from nequip_model.compile_modes import COMPILE_MODE_EAGER, override_model_compile_mode
 
@@ -180,7 +180,8 @@ def load_checkpoint(
         trust_code: consent to run the code of a package that it was trained from, and to build
             what is not of this project or a registered extension package; see
             `nequip_core.archive.loading.load_package`.
-        mode: in which mode to load models of packages; default ``eager``.
+        mode: in which mode to build models and to load those of packages, whatever their configs
+            say; default ``eager``, or that of an enclosing `load_saved_model`.
 
     Raises:
         MissingFileError: there is no such file.
@@ -191,11 +192,12 @@ def load_checkpoint(
     content = read_checkpoint(path)
     hyper_parameters = content["hyper_parameters"]
     config = hyper_parameters["model"]
+    wanted = requested_mode() or mode or COMPILE_MODE_EAGER
     # Accelerations are of the run that trained; who loads the model asks for its own.
     with (
         only_apply_persistent_modifiers(),
-        requesting_mode(mode or COMPILE_MODE_EAGER),
-        override_model_compile_mode(mode or COMPILE_MODE_EAGER),
+        requesting_mode(wanted),
+        override_model_compile_mode(wanted),
         recording(keep_contents=False) as record,
         config_from_file(config, content.get(BASES_KEY), path, trust_code),
     ):

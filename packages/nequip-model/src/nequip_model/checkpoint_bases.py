@@ -29,8 +29,10 @@ from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.permitted import check_target, is_permitted_path
 from nequip_core.archive.trust import TRUST_VARIABLE, consent, remember_built, trusting
 from nequip_core.documented_names import canonical_name
-from nequip_core.errors import ConfigError, FileFormatError, TrustError
+from nequip_core.errors import FileFormatError, TrustError
 from nequip_core.instantiate import TARGET
+from nequip_core.saved_model import requesting_mode
+from nequip_model.compile_modes import override_model_compile_mode, require_compile_mode
 
 __all__ = [
     "ModelFromCheckpoint",
@@ -66,20 +68,19 @@ def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in c
 
     Args:
         checkpoint_path: a ``.ckpt`` file.
-        compile_mode: only ``eager``.
+        compile_mode: ``eager`` or ``compile``, whatever the checkpoint's config says.
         trust_code: consent to run the code of a package that it was trained from, see
             `nequip_core.archive.loading.load_package`.
 
     Raises:
-        ConfigError: another compile mode is asked for, or its model cannot be built.
+        ConfigError: there is no such compile mode, or its model cannot be built.
         MissingFileError: there is no such file.
         FileFormatError: it is not a checkpoint of ours, or its weights do not fit its model.
         TrustError: its model takes code that may not run.
     """
     from nequip_model.checkpoint import BASES_KEY, build_models, load_model_weights, read_checkpoint
 
-    if compile_mode != "eager":
-        raise ConfigError(f"compile_mode must be 'eager', got {compile_mode!r}")
+    require_compile_mode(compile_mode)
     carried = base_checkpoint(checkpoint_path)
     state: Mapping[str, torch.Tensor] | None = None
     if carried is None:
@@ -93,6 +94,8 @@ def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in c
     with (
         config_from_file(carried["model"], carried["bases"], checkpoint_path, trust_code),
         recording(keep_contents=is_recording_contents()) as own,
+        requesting_mode(compile_mode),
+        override_model_compile_mode(compile_mode),
     ):
         models = build_models(carried["model"])
     if state is not None:
