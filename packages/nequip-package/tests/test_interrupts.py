@@ -71,7 +71,7 @@ def test_build_killed_at_fifty_random_points_leaves_nothing_half_written(
     interrupted = [run for run in runs if run["signal"] == "SIGINT"]
     for run in interrupted:
         assert run["left"] == ([] if run["is_whole"] is None else ["a.nequip.zip"])
-        assert run["ended"] == 0 or run["is_whole"] is None or run["ended"] == 1
+        assert run["ended"] != 0 or run["is_whole"], "what did not succeed does not say so"
     # The points were spread over the build: some came in time, whatever the signal.
     for name in ("SIGKILL", "SIGINT"):
         assert sum(run["is_whole"] is None for run in runs if run["signal"] == name) >= 5

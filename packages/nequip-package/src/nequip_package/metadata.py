@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 import inspect
 import os
 import platform
@@ -152,10 +154,8 @@ def code_versions(tops: Iterable[str], inherited: Mapping[str, str] | None) -> d
         versions["python"] = platform.python_version()
     else:
         versions = {name: str(version) for name, version in inherited.items()}
-    owners = importlib.metadata.packages_distributions()
-    for top in sorted(tops):
-        for owner in sorted(set(owners.get(top, ()))):
-            versions.setdefault(owner, importlib.metadata.version(owner))
+    for owner, version in _owners(tops).values():
+        versions.setdefault(owner, version)
     return versions
 
 
@@ -171,13 +171,36 @@ def external_versions(
     """
     tops = {name.partition(".")[0] for name in extern_modules}
     outside = sorted(tops - sys.stdlib_module_names - {"torch"})
-    owners = importlib.metadata.packages_distributions() if outside else {}
+    owners = _owners(outside)
     versions: dict[str, str | None] = {}
     for top in outside:
-        owner = next(iter(sorted(set(owners.get(top, ())))), None)
         known = (inherited or {}).get(top)
-        versions[top] = importlib.metadata.version(owner) if owner else known and str(known)
+        versions[top] = owners[top][1] if top in owners else known and str(known)
     return versions
+
+
+def _owners(tops: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return name and version of the installed distribution that provides each module."""
+    found: dict[str, tuple[str, str]] = {}
+    for top in sorted(tops):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            # Most are named like their module, up to - and _.
+            owner = importlib.metadata.distribution(top)
+            found[top] = owner.metadata["Name"], owner.version
+    others = [top for top in sorted(tops) if top not in found and _is_importable(top)]
+    # Reads what every installed distribution holds, which takes a while.
+    owners = importlib.metadata.packages_distributions() if others else {}
+    for top in others:
+        for name in sorted(set(owners.get(top, ())))[:1]:
+            found[top] = name, importlib.metadata.version(name)
+    return found
+
+
+def _is_importable(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:

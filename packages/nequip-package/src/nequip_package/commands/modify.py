@@ -69,5 +69,6 @@ def _entry(words: Sequence[str]) -> dict[str, Any]:
         try:
             entry[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"the value of '{word}' is not YAML: {error}") from error
+            reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            raise ConfigError(f"the value of '{word}' is not YAML: {reason}") from error
     return entry
