@@ -93,7 +93,7 @@ def _one_member(
     member = find_member(package, options.other)
     if options.file is not None:
         local = Path(options.file)
-        if not local.is_file():
+        if not local.exists() or local.is_dir():
             parser.error(f"no file at '{local}'")
     else:
         found = installed_source(member)
