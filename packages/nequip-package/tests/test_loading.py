@@ -35,9 +35,25 @@ from nequip_core.archive.snapshot import importer_of, open_importer, sharing_imp
 from nequip_core.archive.trust import TRUST_VARIABLE
 from nequip_core.errors import ConfigError, FileFormatError, TrustError
 from nequip_core.instantiate import instantiate
-from nequip_core.saved_model import load_saved_model
+from nequip_core.modifiers import apply_modifiers
+from nequip_core.saved_model import SavedModel, load_saved_model
+from nequip_model.checkpoint import build_models
+from nequip_package.build import build_package
 
 GOLDEN = Path(__file__).parents[3] / "tests/golden/format2-nequip-0.1.0/model.nequip.zip"
+
+MODEL_CONFIG: dict[str, Any] = {
+    "_target_": "nequip.model.NequIPGNNModel",
+    "seed": 7,
+    "model_dtype": "float64",
+    "type_names": ["Cu", "Au"],
+    "r_max": 4.0,
+    "num_layers": 2,
+    "l_max": 1,
+    "num_features": 4,
+    "radial_mlp_width": 8,
+    "avg_num_neighbors": 20.0,
+}
 
 Forge = Callable[..., Path]
 
@@ -200,6 +216,54 @@ def test_a_mode_that_a_package_lacks_falls_back_to_eager(
     models = ModelFromPackage(package, compile_mode="compile", trust_code=True)
     assert list(models) == ["sole_model"]
     assert "has no mode 'compile', only ['eager']: eager is used" in caplog.text
+
+
+def test_a_rebuild_has_the_compile_mode_that_is_asked_for(package: Path) -> None:
+    for mode, is_compiled in (("eager", False), ("compile", True)):
+        model = ModelFromPackage(package, compile_mode=mode)["sole_model"]
+        assert model.is_compile_graph_model == is_compiled
+        assert load_package(package, mode=mode).loaded_by == "rebuild"
+    with pytest.raises(TrustError, match="compile_mode must be one of"):
+        ModelFromPackage(package, compile_mode="jit")
+
+
+ZBL = {
+    "_target_": "nequip.nn.pair_potential.ZBL",
+    "units": "metal",
+    "chemical_species": ["Cu", "Au"],
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_dtype": "float32"},
+        {"pair_potential": ZBL, "num_layers": 1},
+        {"per_edge_type_cutoff": {"Cu": {"Au": 3.1}}, "parity": False},
+        {"_target_": "nequip.model.PresetNequIPGNNModel", "preset": "S"},
+    ],
+    ids=["float32", "pair potential", "cutoffs", "preset"],
+)
+def test_models_of_every_kind_are_rebuilt(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = {**MODEL_CONFIG, **changes}
+    if "preset" in changes:
+        for key in ("num_layers", "l_max", "num_features", "radial_mlp_width"):
+            del config[key]
+    models = {"first": build_models(config), "second": build_models({**config, "seed": 8})}
+    several = torch.nn.ModuleDict({name: m["sole_model"] for name, m in models.items()}).eval()
+    several["first"] = apply_modifiers(
+        several["first"], [{"modifier": "modify_PerTypeScaleShift", "shifts": {"Cu": 3.0}}]
+    )
+    saved = SavedModel(several.eval(), {}, {}, Path("several.ckpt"))
+    path = build_package(saved, tmp_path / "several.nequip.zip")
+    found = load_package(path, load="rebuild").models
+    snapshot = load_package(path, load="snapshot", trust_code=True).models
+    assert list(found) == list(snapshot) == ["first", "second"]
+    tolerance = 5e-5 if changes.get("model_dtype") == "float32" else 1e-12
+    for name in found:
+        expected = predictions(snapshot[name], path)
+        for key, value in predictions(found[name], path).items():
+            torch.testing.assert_close(value, expected[key], rtol=tolerance, atol=tolerance)
 
 
 def test_a_package_is_modified_as_a_config_says(package: Path) -> None:

@@ -8,7 +8,7 @@
 | `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
 | `nequip.converters` | a function ``(path) -> SavedModel`` that makes our model of another program's file | `nequip-package convert` |
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
-| `nequip.rebuild` | a function ``(description) -> model``, of which there is one | `nequip_core.archive.rebuild` |
+| `nequip.rebuild` | a function ``(description, compile_mode) -> model``, of which there is one | `nequip_core.archive.rebuild` |
 | `nequip.before_training` | a function ``(models) -> list of warnings`` that raises a `NequIPError` against training them | `nequip-train` |
 | `nequip.extension` | a top-level module, imported on demand | `nequip-train`, `nequip-package` |
 """  # noqa: E501

@@ -21,9 +21,10 @@ from typing import Any
 from nequip_core.errors import ConfigError, PluginError
 from nequip_core.instantiate import import_object
 from nequip_core.plugins import ARCHITECTURES, load_plugin
+from nequip_model.compile_modes import override_model_compile_mode
 from nequip_model.nn.graph_model import GraphModel
 
-__all__ = ["build_described", "describe"]
+__all__ = ["build_described", "describe", "rebuild_described"]
 
 
 def describe(model: GraphModel) -> dict[str, Any]:
@@ -73,6 +74,21 @@ def build_described(description: Mapping[str, Any]) -> GraphModel:
 
         modify(model, description["modifiers"])
     return model
+
+
+def rebuild_described(description: Mapping[str, Any], compile_mode: str = "eager") -> GraphModel:
+    """Return `build_described` of a package's description, in a compile mode.
+
+    Args:
+        description: checked by `nequip_core.archive.permitted.check_description`.
+        compile_mode: ``eager`` or ``compile``.
+
+    Raises:
+        ConfigError: see `build_described`; or there is no such compile mode.
+        PluginError: see `build_described`.
+    """
+    with override_model_compile_mode(compile_mode):
+        return build_described(description)
 
 
 def _builder(name: str, version: int | None) -> Any:

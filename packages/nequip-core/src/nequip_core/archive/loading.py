@@ -51,7 +51,7 @@ def load_package(
         load: ``auto``, ``snapshot`` or ``rebuild``, see the module's text.
         trust_code: True consents to running the code in the file, False refuses it, None leaves it
             to the environment variable ``NEQUIP_TRUST_CODE`` and to what this user built here.
-        mode: which of the package's modes; default ``eager``, the only one that can be rebuilt.
+        mode: which of the package's modes, or in which compile mode to rebuild; default ``eager``.
 
     Raises:
         MissingFileError: there is no such file.
@@ -80,9 +80,7 @@ def load_opened(
     from nequip_core.archive.rebuild import rebuild
 
     try:
-        if mode != "eager":
-            raise ConfigError(f"the mode '{mode}' is in the package's own code only")
-        return _saved(package, rebuild(package), "rebuild")
+        return _saved(package, rebuild(package, mode), "rebuild")
     except NequIPError as error:
         if load == "rebuild":
             raise
@@ -136,7 +134,8 @@ def ModelFromPackage(  # noqa: N802 - documented name, used like a class in conf
 
     Args:
         package_path: a ``.nequip.zip`` file.
-        compile_mode: which of the package's modes; ``eager`` where it does not hold the mode.
+        compile_mode: which of the package's modes, ``eager`` where it does not hold the mode; or
+            the compile mode of the rebuild.
         load: see `load_package`.
         trust_code: see `load_package`.
         mode: the same as `compile_mode`, which it replaces.
@@ -149,7 +148,8 @@ def ModelFromPackage(  # noqa: N802 - documented name, used like a class in conf
     wanted = requested_mode() or mode or compile_mode
     with open_base(package_path) as package:
         available = package.metadata.get("available_models") or ["eager"]
-        if wanted not in available:
+        runs_snapshot = load != "rebuild" and consent(trust_code, package.identity)
+        if wanted not in available and runs_snapshot:
             _LOG.warning(
                 "'%s' has no mode '%s', only %s: eager is used", package_path, wanted, available
             )

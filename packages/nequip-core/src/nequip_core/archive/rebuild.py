@@ -19,7 +19,7 @@ from nequip_core.tolerances import model_tolerance
 __all__ = ["check_reference_outputs", "largest_deviation", "rebuild"]
 
 
-def rebuild(package: PackageReader) -> torch.nn.ModuleDict:
+def rebuild(package: PackageReader, mode: str = "eager") -> torch.nn.ModuleDict:
     """Return the models of a package by name, built by what is installed; CPU, eval mode.
 
     What ``model/architecture.json`` names is checked before any of it is imported, and the models
@@ -27,6 +27,7 @@ def rebuild(package: PackageReader) -> torch.nn.ModuleDict:
 
     Args:
         package: of format 3.
+        mode: compile mode in which to build, whichever modes the package holds.
 
     Raises:
         FileFormatError: the package does not say how its models are built, names what may not be
@@ -44,7 +45,7 @@ def rebuild(package: PackageReader) -> torch.nn.ModuleDict:
     models = torch.nn.ModuleDict()
     with only_apply_persistent_modifiers():
         for name, description in descriptions.items():
-            model = build(description)
+            model = build(description, mode)
             if list(model.type_names) != list(package.type_names):
                 raise FileFormatError(
                     f"'{package.path}': model '{name}' has the types {list(model.type_names)}, the "
@@ -119,7 +120,7 @@ def _descriptions(package: PackageReader) -> dict[str, Any]:
     return {name: models[name] for name in package.model_names}
 
 
-def _builder() -> Callable[[Mapping[str, Any]], Any]:
+def _builder() -> Callable[[Mapping[str, Any], str], Any]:
     names = plugin_names(REBUILD)
     if not names:
         raise MissingDependencyError(
