@@ -67,13 +67,14 @@ def _clebsch_gordan(j1: int, m1: int, j2: int, m2: int, j: int, m: int) -> float
 
 def _real_basis(degree: int) -> torch.Tensor:
     """Return the complex harmonics in terms of the real ones, unitary, with e3nn's phase (-i)^l."""
-    basis = torch.zeros(2 * degree + 1, 2 * degree + 1, dtype=torch.complex128)
+    size = 2 * degree + 1
+    real, imaginary = torch.zeros(2, size, size, dtype=torch.float64)
     half = math.sqrt(0.5)
-    basis[degree, degree] = 1.0
+    real[degree, degree] = 1.0
     for m in range(1, degree + 1):
         sign = (-1) ** m
-        basis[degree - m, degree + m] = half
-        basis[degree - m, degree - m] = -1j * half
-        basis[degree + m, degree + m] = sign * half
-        basis[degree + m, degree - m] = sign * 1j * half
-    return (-1j) ** degree * basis
+        real[degree - m, degree + m] = half
+        imaginary[degree - m, degree - m] = -half
+        real[degree + m, degree + m] = sign * half
+        imaginary[degree + m, degree - m] = sign * half
+    return (-1j) ** degree * torch.complex(real, imaginary)
