@@ -102,6 +102,16 @@ def containers(version: int) -> Iterator[Case]:
         return changed(values, values)
 
     yield from _names(version, plus)
+    yield (
+        "name-utf8",
+        plus(Member("package/b\xf6se.py".encode(), b"", {"flags": 0x800}, {"flags": 0x800})),
+        "character '\\xf6'",
+    )
+    yield (
+        "name-no-utf8",
+        plus(Member(b"package/b\xf6se.py", b"", {"flags": 0x800}, {"flags": 0x800})),
+        "outside of ASCII",
+    )
     zeros = bytes(10**6)
     bomb = zlib.compress(zeros, 9)[2:-4]
     compressed = {"method": 8}
@@ -237,6 +247,11 @@ def forms_of_3() -> Iterator[Case]:
         first = Member(members[0].name, members[0].data, local, central, after=after)
         return zip_bytes([first, *members[1:]])
 
+    named = [
+        Member(m.name.replace(b"package", b"p\xc3\xa4ckage", 1), m.data, *[{"flags": 0x800}] * 2)
+        for m in members
+    ]
+    yield "form-folder-not-ascii", zip_bytes(named), "is not ASCII"
     swapped = [members[1], members[0], *members[2:]]
     yield "reordered", zip_bytes(swapped), "must be sorted"
     order = [1, 0, *range(2, len(members))]

@@ -146,6 +146,17 @@ def test_format_one_is_read(package: Path, tmp_path: Path) -> None:
     assert PackageReader(older).format_version == 1
 
 
+def test_older_package_whose_file_had_a_name_outside_ascii_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "Wässer 水.nequip.zip"
+    with PackageExporter(path) as exporter:
+        exporter.save_text("model", "package_metadata.txt", yaml.safe_dump(METADATA))
+        exporter.save_text("model", "config.yaml", "data: {seed: 3}\n")
+    reader = PackageReader(path)
+    assert reader.root == "Wässer 水.nequip"
+    assert reader.config == {"data": {"seed": 3}}
+    reader.verify_contents()
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"gone\.nequip\.zip"):
         PackageReader(tmp_path / "gone.nequip.zip")

@@ -300,10 +300,15 @@ def test_info_needs_neither_torch_nor_numpy_and_is_quick(package: Path) -> None:
         "loaded = {'torch', 'numpy', 'safetensors', 'pickle'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
+    assert min(cpu_seconds(code) for _ in range(3)) < 0.3
+
+
+def cpu_seconds(code: str) -> float:
+    """Run `code` in a process of its own and return the CPU time it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 # -- the container
@@ -349,7 +354,7 @@ def test_content_may_be_bytes_a_path_or_a_function_that_opens(tmp_path: Path) ->
         ("a\\b", "backslash"),
         ("", "folder"),
         ("a//b", "empty part"),
-        ("ä", "char"),
+        ("ä", "not ASCII"),
     ],
 )
 def test_member_with_a_bad_name_is_not_written(tmp_path: Path, name: str, reason: str) -> None:

@@ -162,7 +162,7 @@ def write_archive(
     """
     names = sorted(f"{root}/{name}" for name in members)
     for name in names:
-        fault = name_fault(name)
+        fault = name_fault(name) if name.isascii() else "is not ASCII"
         if fault is not None:
             raise FileFormatError(f"a package cannot hold a member {name!a}: its name {fault}")
     twice = duplicate_name(names)

@@ -107,6 +107,8 @@ def check_canonical(file: BinaryIO, length: int, records: list[Record]) -> None:
     directory = []
     last = ""
     for record in records:
+        if not record.name.isascii():
+            raise StructureError(f"the member name {_shown(record.name)} is not ASCII")
         if record.name < last:
             raise StructureError(f"'{record.name}' stands after '{last}': members must be sorted")
         if record.header != position:
@@ -202,7 +204,7 @@ def _parse_directory(directory: bytes, count: int) -> list[_Central]:
         position = extra_start + extra_length + comment_length
         if fields[0] != CENTRAL_SIGNATURE or position > len(directory):
             raise StructureError(f"its directory is damaged after {len(members)} members")
-        name = directory[name_start:extra_start].decode("latin-1")
+        name = _decoded(directory[name_start:extra_start], fields[3])
         if comment_length:
             raise StructureError(f"the member {_shown(name)} has a comment")
         extra = directory[extra_start:position]
@@ -210,6 +212,15 @@ def _parse_directory(directory: bytes, count: int) -> list[_Central]:
     if position != len(directory):
         raise StructureError(f"its directory holds more than the {count} members it claims")
     return members
+
+
+def _decoded(name: bytes, flags: int) -> str:
+    """Return a member's name; one that is neither ASCII nor said to be UTF-8 is an error."""
+    try:
+        return name.decode("utf-8" if flags & _UTF8 else "ascii")
+    except UnicodeDecodeError:
+        shown = _shown(name.decode("latin-1"))
+        raise StructureError(f"the member name {shown} has a character outside of ASCII") from None
 
 
 def _central(name: str, fields: tuple[int, ...], extra: bytes) -> _Central:
@@ -285,7 +296,7 @@ def _check_local(file: BinaryIO, member: _Central, end: int) -> int:
     if signature != LOCAL_SIGNATURE:
         raise StructureError(f"the local header of '{record.name}' is damaged")
     name = _read_at(file, record.header + LOCAL.size, name_length)
-    same = name == record.name.encode("ascii") and flags == member.flags and method == 0
+    same = name == record.name.encode("utf-8") and flags == member.flags and method == 0
     deferred = member.flags & _DESCRIPTOR and crc == 0 and {packed, size} <= {0, FULL32}
     if not deferred:
         sizes = {record.size, FULL32} if record.size >= FULL32 else {record.size}
