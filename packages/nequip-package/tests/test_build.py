@@ -16,14 +16,18 @@ import torch
 import yaml
 
 import nequip_package.build
+import nequip_package.export
+from nequip_core.archive import modes
 from nequip_core.archive.loading import load_example_data, load_package
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
+from nequip_core.archive.snapshot import load_models, open_importer
 from nequip_core.errors import ConfigError, FileFormatError, PackagingError
 from nequip_core.saved_model import SavedModel
 from nequip_core.synthetic import synthetic_frame
 from nequip_model.checkpoint import build_models
 from nequip_package.build import build_package
+from nequip_package.command import main
 from nequip_package.rules import collect_rules
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -360,3 +364,51 @@ def test_config_with_objects_is_refused(saved: SavedModel, tmp_path: Path) -> No
 def test_output_name_is_checked_first(saved: SavedModel, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"must end in \.nequip\.zip"):
         build_package(saved, tmp_path / "a.zip")
+
+
+def test_large_members_travel_through_files_to_the_same_bytes(
+    saved: SavedModel, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nequip_package.export, "_LARGEST_IN_MEMORY", 1000)
+    written = build_package(saved, tmp_path / "a.nequip.zip")
+    assert written.read_bytes() == package.read_bytes()
+    assert listing(tmp_path) == [str(written)]
+
+
+def test_model_in_training_mode_is_packaged_for_prediction(
+    saved: SavedModel, package: Path, tmp_path: Path
+) -> None:
+    models = build_models(saved.config["training_module"]["model"]).train()
+    busy = SavedModel(models, saved.config, {}, saved.source)
+    written = build_package(busy, tmp_path / "a.nequip.zip")
+    assert all(module.training for module in models.modules()), "the model itself is left alone"
+    assert written.read_bytes() == package.read_bytes()
+
+
+def test_modes_share_code_and_tensors(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(modes._registered, "both", lambda: ["eager", "compile"])
+    sizes = []
+    for mode in ("nequip", "both"):
+        target = tmp_path / f"{mode}.nequip.zip"
+        assert main(["build", str(checkpoint), str(target), "--mode", mode]) == 0
+        names = [name for _, name in PackageReader(target).members()]
+        sizes.append(sum(name.endswith(".storage") for name in names))
+    assert sizes[1] == sizes[0], "no storage is there twice"
+    reader = PackageReader(target)
+    assert reader.metadata["available_models"] == ["eager", "compile"]
+    importer = open_importer(reader)
+    eager, compiled = (load_models(importer, reader, mode) for mode in ("eager", "compile"))
+    assert type(eager["sole_model"].model) is type(compiled["sole_model"].model)
+    assert compiled["sole_model"].is_compile_graph_model
+    assert all(torch.equal(v, compiled.state_dict()[n]) for n, v in eager.state_dict().items())
+
+
+def test_unknown_mode_is_an_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "a.nequip.zip"
+    assert main(["build", str(checkpoint), str(target), "--mode", "neqip"]) == 1
+    assert "no packaging mode 'neqip' (known: " in capsys.readouterr().err
+    assert listing(tmp_path) == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -62,6 +63,7 @@ def export_models(
             # torch.package itself uses the storage class that torch deprecates.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             with (
+                _shared_tensors(list(modes.values())),
                 stable_pickles(modes.values()),
                 PackageExporter(path, importer=origin.importer) as exporter,
             ):
@@ -99,6 +101,37 @@ def _unpacked(path: Path, scratch: Path) -> Members:
             members[name] = file
     path.unlink()
     return members
+
+
+@contextlib.contextmanager
+def _shared_tensors(modes: Sequence[torch.nn.ModuleDict]) -> Iterator[None]:
+    """Let equal tensors of the modes share their storage inside, so that it is stored once."""
+    first, *others = [_tensors(models) for models in modes]
+    changed = []
+    try:
+        for tensors in others:
+            for name, tensor in tensors.items():
+                known = first.get(name)
+                if known is None or known.stride() != tensor.stride():
+                    continue
+                if known.dtype == tensor.dtype and torch.equal(known, tensor):
+                    changed.append((tensor, tensor.data))
+                    tensor.data = known.data
+        yield
+    finally:
+        for tensor, data in changed:
+            tensor.data = data
+
+
+def _tensors(models: torch.nn.ModuleDict) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers by name, without those of TorchScript: it stores its own."""
+    return {
+        f"{prefix}.{name}": tensor
+        for prefix, module in models.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
 
 
 def _named(modes: Mapping[str, torch.nn.ModuleDict]) -> dict[str, torch.nn.Module]:

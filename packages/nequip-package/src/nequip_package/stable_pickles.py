@@ -1,7 +1,8 @@
 """Pickles that are the same in every process, for models that would pickle otherwise.
 
-What differs by process: the order of sets, and the memory addresses by which torch names storages
-in a pickle inside a pickle (generated code of e3nn is stored so).
+What differs by process: the order of sets; which equal texts are one object, for a pickle stores an
+object once and refers to it afterwards; and the memory addresses by which torch names storages in a
+pickle inside a pickle (generated code of e3nn is stored so).
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import io
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 __all__ = ["stable_pickles"]
+
+# Of the pickler in Python, from which that of torch.package takes it when it is made.
+_DISPATCH: dict[type, Any] = pickle._Pickler.dispatch  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -28,7 +33,10 @@ def stable_pickles(models: Iterable[torch.nn.Module]) -> Iterator[None]:
         for model in models:
             stack.enter_context(_ordered_sets(model))
         for kind in (torch.storage.TypedStorage, torch.storage.UntypedStorage):
-            stack.enter_context(_reduced_by(kind, _reduce_storage))
+            stack.enter_context(_replaced(copyreg.dispatch_table, kind, _reduce_storage))
+        for value_kind in (str, bytes):
+            by_value = _saved_by_value(_DISPATCH[value_kind])
+            stack.enter_context(_replaced(_DISPATCH, value_kind, by_value))
         yield
 
 
@@ -58,17 +66,31 @@ def _ordered_sets(models: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reduced_by(kind: type, reduce: Callable[[Any], Any]) -> Iterator[None]:
-    # The only place where a pickler that somebody else makes looks before `__reduce__`.
-    before = copyreg.dispatch_table.get(kind)
-    copyreg.dispatch_table[kind] = reduce
+def _replaced(table: dict[Any, Any], kind: type, entry: Callable[..., Any]) -> Iterator[None]:
+    """Put an entry into a table inside: picklers that others make look nowhere else."""
+    before = table.get(kind)
+    table[kind] = entry
     try:
         yield
     finally:
         if before is None:
-            del copyreg.dispatch_table[kind]
+            del table[kind]
         else:
-            copyreg.dispatch_table[kind] = before
+            table[kind] = before
+
+
+def _saved_by_value(save: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Return `save` of a pickler so that an equal value is referred to, not stored again."""
+
+    def save_once(pickler: Any, value: Any) -> None:
+        seen = vars(pickler).setdefault("_values_seen", {})
+        known = seen.setdefault(value, value)
+        if known is not value and id(known) in pickler.memo:
+            pickler.write(pickler.get(pickler.memo[id(known)][0]))
+        else:
+            save(pickler, known)
+
+    return save_once
 
 
 def _reduce_storage(storage: Any) -> tuple[Callable[..., Any], tuple[bytes]]:
