@@ -23,6 +23,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from torch.package import is_from_package
 
 from nequip_core.archive.loading import load_package
 from nequip_core.archive.reader import PackageReader
@@ -285,6 +286,11 @@ def test_package_predicts_what_the_reference_does_without_the_extension(
     assert float(expected["forces"].abs().max()) > 1e-3, "forces too small to judge"
     for field, value in torch.load(names[2], weights_only=True).items():
         torch.testing.assert_close(value, expected[field], atol=1e-10, rtol=1e-12)
+    # Where the extension is installed, its builder and the weights give the same, without the
+    # code in the file.
+    rebuilt = select_model(load_package(package, load="rebuild"))
+    assert not is_from_package(rebuilt)
+    assert_outputs(rebuilt, case)
     reader = PackageReader(package)
     assert reader.metadata["versions"]["nequip-allegro"] == "0.8.3"
     # Kernels for GPUs travel too, whether this machine can import them or not.
