@@ -235,6 +235,40 @@ def test_a_damaged_pickle_is_an_error(
     assert "is no well-formed pickle" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        # A module that holds a module that holds ..., 3000 deep.
+        (
+            b"\x80\x02"
+            + b"cm\nA\n)\x81}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00a" * 3000
+            + b"N"
+            + b"ssb" * 3000
+            + b".",
+            "of an unknown form",
+        ),
+        # A tensor without a storage.
+        (
+            b"\x80\x02cm\nA\n)\x81}X\x08\x00\x00\x00_buffers}X\x01\x00\x00\x00a"
+            b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))tRssb.",
+            "of an unknown kind",
+        ),
+    ],
+    ids=["nested", "no storage"],
+)
+def test_odd_modules_are_an_error(
+    content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.nequip.zip"
+    with zipfile.ZipFile(FORMAT_2) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            is_model = name.endswith("eager_model.pkl")
+            target.writestr(name, content if is_model else source.read(name))
+    assert main(["diff", str(path), str(FORMAT_2)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_comparing_packages_imports_no_torch(package: Path, shifted: tuple[Path, str]) -> None:
     script = (
         "import sys\nfrom nequip_package.command import main\n"

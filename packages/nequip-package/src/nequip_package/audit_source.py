@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import warnings
 from dataclasses import dataclass, field
 
 from nequip_package.notable_names import HIDING_ATTRIBUTES, holds_notable, notable
@@ -59,7 +60,9 @@ def audit_source(content: bytes, module: str, is_package: bool) -> SourceReport:
     """
     try:
         # Only the syntax tree is made: no code object, nothing that could run.
-        tree = ast.parse(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a parser says of odd literals is no news here
+            tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return SourceReport(error=f"{type(error).__name__}: {error}")
     visitor = _Visitor(module if is_package else module.rpartition(".")[0])

@@ -7,6 +7,7 @@ are made of are taken from the pickle, read as text, and the marked methods from
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,8 +110,10 @@ class _Sources:
         names = self._names[module] = {}
         member = self._members.get(module)
         try:
-            tree = ast.parse(self._package.read_bytes(member)) if member else ast.Module([], [])
-        except (SyntaxError, ValueError):  # written for another Python
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(self._package.read_bytes(member)) if member else ast.Module([], [])
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # for another Python, or odd
             return names
         parent = module if member and member.endswith("/__init__.py") else module.rpartition(".")[0]
         for node in tree.body:

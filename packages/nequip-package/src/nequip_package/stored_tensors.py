@@ -71,9 +71,10 @@ def package_tensors(package: PackageReader) -> Iterator[dict[str, StoredTensor]]
     """
     with contextlib.ExitStack() as stack:
         if package.format_version >= 3:
-            found = _from_safetensors(package, stack.enter_context(package.open_member(_WEIGHTS)))
+            weights = stack.enter_context(package.open_member(_WEIGHTS))
+            found = list(_from_safetensors(package, weights))
         else:
-            found = _from_pickle(package)
+            found = list(_from_pickle(package))
         yield {tensor.name: tensor for tensor in sorted(found, key=lambda tensor: tensor.name)}
 
 
@@ -111,7 +112,12 @@ class _Stretch:
 def _from_pickle(package: PackageReader) -> Iterator[StoredTensor]:
     member = EAGER_MODEL_MEMBER
     value = read_pickle(package.read_bytes(member), f"'{member}' of '{package.path}'").value
-    yield from _of_module(package, value, "", ())
+    try:
+        yield from _of_module(package, value, "", ())
+    except (RecursionError, ValueError, TypeError, IndexError) as error:
+        raise FileFormatError(
+            f"'{member}' of '{package.path}' holds modules of an unknown form: {error!r}"
+        ) from error
 
 
 def _of_module(
