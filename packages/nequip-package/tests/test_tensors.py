@@ -54,5 +54,5 @@ def test_every_tensor_is_aligned_to_its_items() -> None:
 def test_unusual_tensors_are_refused() -> None:
     with pytest.raises(PackagingError, match=r"'z' is torch\.complex128"):
         tensors_bytes({"z": torch.zeros(1, dtype=torch.complex128)})
-    with pytest.raises(PackagingError, match="'s' is .*sparse"):
+    with pytest.raises(PackagingError, match=r"'s' is .*sparse"):
         tensors_bytes({"s": torch.eye(2).to_sparse()})
