@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # Import name -> distribution, where the two differ in more than hyphens.
-DISTRIBUTION_OF = {"hydra": "hydra-core", "yaml": "pyyaml"}
+DISTRIBUTION_OF = {"functorch": "torch", "hydra": "hydra-core", "yaml": "pyyaml"}
 
 # Distribution -> the layers it may import. The star: every arrow ends in core.
 ARROWS = {
@@ -30,14 +30,6 @@ ARROWS = {
     "nequip-compile": {"nequip-core"},
     "nequip-integrations": {"nequip-core"},
     "nequip": {"nequip-core"},
-}
-
-# (distribution, requirement) declared without an import in its source, and why. The architecture
-# fixes what each layer brings, so that an environment made today also serves the next release.
-DECLARED_FOR_ANOTHER_REASON = {
-    ("nequip-core", "packaging"): "code in archives of format 1 and 2 imports it from the reader",
-    ("nequip-core", "safetensors"): "weights and reference outputs of package format 3",
-    ("nequip-train", "lmdb"): "LMDB data sets",
 }
 
 # The facade declares every layer so that one name installs all; its modules reach them through
@@ -138,19 +130,15 @@ def check_declarations(found: Distribution, imports: list[Import]) -> Iterator[s
     used = {distribution_of(item.top_level) for item in imports}
     where = f"{found.folder.name}/pyproject.toml"
     for name, requirement in {**found.optional, **found.required}.items():
-        declared_elsewhere = (found.name, name) in DECLARED_FOR_ANOTHER_REASON
         if name in ARROWS and not any(part.operator == "<" for part in requirement.specifier):
             yield f"{where}: '{requirement}' has no upper bound; write {name}>=a.b,<next-breaking"
-        if found.name in USES_ALL_IT_DECLARES_EXCEPT or declared_elsewhere:
+        if found.name in USES_ALL_IT_DECLARES_EXCEPT:
             continue
         if name in ARROWS and name not in ARROWS[found.name]:
             if name in found.required:
                 yield f"{where}: requires {name}, against the arrows; make it an extra or drop it"
         elif name not in used:
-            yield (
-                f"{where}: declares '{name}' but nothing in src imports it; drop it, or give the "
-                "reason in DECLARED_FOR_ANOTHER_REASON of tools/check_dependencies.py"
-            )
+            yield (f"{where}: declares '{name}' but nothing in src imports it; drop it")
 
 
 def find_problems(root: Path) -> list[str]:
