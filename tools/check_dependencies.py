@@ -138,7 +138,7 @@ def check_declarations(found: Distribution, imports: list[Import]) -> Iterator[s
             if name in found.required:
                 yield f"{where}: requires {name}, against the arrows; make it an extra or drop it"
         elif name not in used:
-            yield (f"{where}: declares '{name}' but nothing in src imports it; drop it")
+            yield f"{where}: declares '{name}' but nothing in src imports it; drop it"
 
 
 def find_problems(root: Path) -> list[str]:
