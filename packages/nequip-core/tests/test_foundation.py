@@ -152,6 +152,8 @@ def test_exit_codes(capsys):
     assert run_command(lambda: None) == 0
     assert run_command(lambda: fail(DataError("wrong frame"))) == 1
     assert capsys.readouterr().err == "error: wrong frame\n"
+    assert run_command(lambda: fail(DataError("from a file: \x1b[2J\x9b\u202e\n\tend"))) == 1
+    assert capsys.readouterr().err == "error: from a file: \\x1b[2J\\x9b\\u202e\n\tend\n"
     assert run_command(lambda: fail(KeyboardInterrupt())) == 1
     assert capsys.readouterr().err == "interrupted\n"
     with pytest.raises(ZeroDivisionError):

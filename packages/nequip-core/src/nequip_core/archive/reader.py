@@ -219,12 +219,23 @@ class PackageReader:
         return sorted(listed, key=lambda member: member[1])
 
     def sources(self) -> dict[str, str]:
-        """Return the member (below the top folder) of every packaged module, by dotted name."""
-        return {
-            name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name
-            for name in sorted(self._entries)
-            if name.endswith(".py")
-        }
+        """Return the member (below the top folder) of every packaged module, by dotted name.
+
+        Raises:
+            FileFormatError: two members are the same module, one of which would hide the other.
+        """
+        found: dict[str, str] = {}
+        for name in sorted(self._entries):
+            path = name.removesuffix(".py")
+            if path == name or "." in path:
+                continue  # no Python file, or none that an import can name
+            module = path.removesuffix("/__init__").replace("/", ".")
+            if module in found:
+                raise FileFormatError(
+                    f"'{self.path}' has two files of one module, '{found[module]}' and '{name}'"
+                )
+            found[module] = name
+        return found
 
     def read_bytes(self, member: str) -> bytes:
         """Return the content of a member, named below the top folder, verified.
@@ -416,11 +427,11 @@ class PackageReader:
 
 
 def _is_newer(path: Path, needed: str) -> bool:
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
     try:
         return Version(needed) > Version(__version__)
-    except InvalidVersion:
+    except ValueError:  # no version, or a part of it has thousands of digits
         raise FileFormatError(
             f"'{METADATA_MEMBER}' of '{path}' must have a version as 'min_reader', "
             f"found {needed[:80]!r}"

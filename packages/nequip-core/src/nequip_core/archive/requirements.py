@@ -137,11 +137,11 @@ def _own_requirements() -> dict[str, str]:
 
 def _same_release(written: str) -> str | None:
     """Return the requirement that stands in where none is known, by the version written with."""
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
     try:
         release = Version(written).release
-    except InvalidVersion:
+    except ValueError:  # no version, or a part of it has thousands of digits
         return None
     kept = release[:1] if release[0] > 0 else (*release, 0)[:2]
     return f"=={'.'.join(map(str, kept))}.*"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import yaml
@@ -21,6 +22,11 @@ MOST_VALUES = 200_000
 """Values that a JSON text may hold."""
 MOST_EVENTS = 100_000
 """Values that a YAML text may hold, keys and ends of collections included."""
+LONGEST_NUMBER = 64
+"""Characters that a number in a YAML text may have: longer ones can take any time to work out."""
+LONGEST_INTEGER_KEY = 18
+"""Characters of an integer as a key: many longer ones can have the same hash, which takes long."""
+_INTEGER = "tag:yaml.org,2002:int"
 
 
 class TextError(ValueError):
@@ -82,9 +88,23 @@ class _Loader(_Base):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise TextError(f"has the key {twice[1]!r} twice")
+            twice, _ = Counter(keys).most_common(1)[0]
+            raise TextError(f"has the key {twice[1][:60]!r} twice")
+        for tag, text in keys:
+            if tag == _INTEGER and len(text) > LONGEST_INTEGER_KEY:
+                raise TextError(f"is not plain YAML: the number {text[:60]!r} as a key")
         return super().construct_mapping(node, deep)
+
+    def construct_short_number(self, node: Any) -> Any:
+        if len(node.value) > LONGEST_NUMBER:
+            raise TextError(f"is not plain YAML: a number of {len(node.value)} characters")
+        if node.tag == _INTEGER:
+            return self.construct_yaml_int(node)
+        return self.construct_yaml_float(node)
+
+
+_Loader.add_constructor(_INTEGER, _Loader.construct_short_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_short_number)
 
 
 def _check_events(text: str) -> None:
