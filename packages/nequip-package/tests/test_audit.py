@@ -6,13 +6,17 @@ import json
 import marshal
 import os
 import pickle
+import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.fx import graph_module
 
 from nequip_core.archive.reader import PackageReader
+from nequip_core.errors import FileFormatError
 from nequip_package.audit import ALARM, LOOK, NOTE, Audit, audit_package
 from nequip_package.audit_source import audit_source
 from nequip_package.command import main
@@ -97,6 +101,11 @@ def test_a_package_by_nequip_has_no_alarm(tmp_path: Path) -> None:
         (Calls(os.system, "id"), f"{os.name}.system", "starts processes"),
         (Calls(eval, "1"), "builtins.eval", "runs other code"),
         (Calls(marshal.loads, b"N"), "marshal.loads", "runs other code"),
+        (
+            Calls(graph_module._exec_with_source, "import os", {}),
+            "torch.fx.graph_module._exec_with_source",
+            "runs other code",
+        ),
         (Calls(open, "f"), "io.open", "touches files"),
     ],
 )
@@ -269,3 +278,43 @@ def test_reading_a_pickle_takes_time_in_proportion_to_its_length() -> None:
     content = b"\x80\x02)" + b"q\x00h\x00\x86" * 60 + b"."
     found = read_pickle(content, "it")
     assert len(list(walk(found.value))) == 61
+
+
+def with_members(folder: Path, members: dict[str, bytes]) -> PackageReader:
+    """Return a package of format 2 with members added at its end."""
+    path = folder / "added.nequip.zip"
+    path.write_bytes((GOLDEN / "format2-nequip-0.1.0" / "model.nequip.zip").read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        top = archive.namelist()[0].partition("/")[0]
+        for name, content in members.items():
+            archive.writestr(f"{top}/{name}", content)
+    return PackageReader(path)
+
+
+@pytest.mark.parametrize("member", ["this.part/module.py", "this.module.py"])
+def test_no_installed_module_that_a_member_names_is_imported(member: str, tmp_path: Path) -> None:
+    sys.modules.pop("this", None)
+    audit = audit_package(with_members(tmp_path, {member: b"x = 1\n"}))
+    assert "this" not in sys.modules
+    assert [finding.where for finding in audit.of_grade(LOOK)] == [member]
+    assert "this" not in {source.module.partition(".")[0] for source in audit.sources}
+
+
+def test_two_files_of_one_module_are_an_error(tmp_path: Path) -> None:
+    # torch.package runs the one that comes later in the file.
+    package = with_members(tmp_path, {"a/b/__init__.py": b"", "a/b.py": b"import os\n"})
+    with pytest.raises(FileFormatError, match=r"two files of one module, 'a/b\.py'"):
+        audit_package(package)
+
+
+def test_the_audit_of_a_source_takes_time_in_proportion_to_its_length() -> None:
+    start = time.process_time()
+    report = audit_source(b"import os\n" + b"os.system\n" * 20_000, "module", is_package=False)
+    assert len(report.uses) == 20_000
+    assert time.process_time() - start < 10.0
+
+
+def test_a_source_that_is_too_large_is_not_parsed_and_long_calls_are_cut() -> None:
+    assert "read are up to" in audit_source(b" " * 5_000_000, "module", is_package=False).error
+    report = audit_source(b"a('" + b"x" * 5000 + b"')\n", "module", is_package=False)
+    assert [len(text) for _, text in report.calls_on_load] == [1000]

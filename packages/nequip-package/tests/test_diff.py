@@ -253,8 +253,25 @@ def test_a_damaged_pickle_is_an_error(
             b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))tRssb.",
             "of an unknown kind",
         ),
+        # 40 modules, each twice in the next: a trillion.
+        (
+            b"\x80\x02cm\nA\n)\x81q\x000"
+            + (
+                b"cm\nA\n)\x81}X\x08\x00\x00\x00_modules}"
+                b"(X\x01\x00\x00\x00ah\x00X\x01\x00\x00\x00bh\x00usbq\x000"
+            )
+            * 40
+            + b"h\x00.",
+            "more than 100000 modules",
+        ),
+        # A parameter made from itself.
+        (
+            b"\x80\x02cm\nA\n)\x81}X\x08\x00\x00\x00_buffers}X\x01\x00\x00\x00a"
+            b"ctorch._utils\n_rebuild_parameter\n]q\x00Rq\x010h\x00h\x01a0h\x01ssb.",
+            "is made from a list",
+        ),
     ],
-    ids=["nested", "no storage"],
+    ids=["nested", "no storage", "twice and twice again", "from itself"],
 )
 def test_odd_modules_are_an_error(
     content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -11,6 +11,9 @@ from nequip_package.notable_names import HIDING_ATTRIBUTES, holds_notable, notab
 
 __all__ = ["SourceReport", "Use", "absolute_name", "audit_source"]
 
+_LARGEST_SOURCE = 4 * 2**20  # bytes; a syntax tree takes some hundred times as many
+_LONGEST_CALL = 1000  # characters
+
 
 @dataclass(frozen=True)
 class Use:
@@ -58,6 +61,8 @@ def audit_source(content: bytes, module: str, is_package: bool) -> SourceReport:
         module: its dotted name.
         is_package: it is an ``__init__.py``.
     """
+    if len(content) > _LARGEST_SOURCE:
+        return SourceReport(error=f"{len(content)} bytes, read are up to {_LARGEST_SOURCE}")
     try:
         # Only the syntax tree is made: no code object, nothing that could run.
         with warnings.catch_warnings():
@@ -119,6 +124,7 @@ class _Visitor(ast.NodeVisitor):
         self.defined: set[str] = set()
         self.report = SourceReport()
         self.functions: list[str] = []
+        self.seen: set[Use] = set()
 
     def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         # Decorators, defaults and annotations are evaluated where the function is defined.
@@ -156,6 +162,7 @@ class _Visitor(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         if not self.functions:
             text = ast.unparse(node)
+            text = text if len(text) <= _LONGEST_CALL else f"{text[: _LONGEST_CALL - 3]}..."
             self.report.calls_on_load.append((node.lineno, text))
         if isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) > 1:
             self._getattr(node.lineno, node.args[0], node.args[1])
@@ -202,7 +209,8 @@ class _Visitor(ast.NodeVisitor):
 
     def _found(self, line: int, name: str, reaches: str) -> None:
         use = Use(line, name, reaches, ".".join(self.functions))
-        if use not in self.report.uses:
+        if use not in self.seen:
+            self.seen.add(use)
             self.report.uses.append(use)
 
 

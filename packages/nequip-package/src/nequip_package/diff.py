@@ -210,7 +210,7 @@ def find_member(package: PackageReader, name: str) -> str:
         FileFormatError: there is none of this name.
     """
     members = [full.partition("/")[2] for _, full in package.members()]
-    for candidate in (name.partition("/")[2], name):
+    for candidate in (name, name.partition("/")[2]):
         if candidate in members:
             return candidate
     raise FileFormatError(

@@ -16,8 +16,11 @@ def installed_source(member: str) -> Path | None:
             part names an importable module, which is located and not imported.
     """
     top, _, below = member.partition("/")
+    name = top.removesuffix(".py")
+    if not name.isidentifier():
+        return None  # to locate a dotted name, Python imports what is before the dot
     try:
-        found = importlib.util.find_spec(top.removesuffix(".py"))
+        found = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return None
     if found is None:

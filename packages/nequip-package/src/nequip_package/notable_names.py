@@ -16,6 +16,7 @@ _NOTABLE: dict[str, tuple[str, ...]] = {
         "builtins.exec", "builtins.eval", "builtins.compile", "builtins.__import__",
         "importlib.", "runpy.", "code.", "codeop.", "marshal.", "imp.", "zipimport.",
         "types.FunctionType", "types.CodeType", "pkgutil.", "pydoc.", "timeit.", "bdb.", "pdb.",
+        "torch.fx.graph_module.",
     ),
     "unpickles": (
         "pickle.", "_pickle.", "cPickle.", "dill.", "cloudpickle.", "joblib.", "shelve.",
@@ -84,7 +85,7 @@ ORDINARY_IN_PICKLES = re.compile(
     | torch\.nn\.parameter\.\w+
     | torch\.nn\.modules\.\w+\.\w+
     | torch\.nn\.functional\.\w+
-    | torch\.fx\.graph_module\.\w+
+    | torch\.fx\.graph_module\.reduce_package_graph_module
     | torch\.jit\._script\.unpackage_script_module
     """,
     re.VERBOSE,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from nequip_core.archive.format import EAGER_MODEL_MEMBER
 from nequip_core.archive.format import WEIGHTS_MEMBER as _WEIGHTS
 from nequip_core.archive.reader import PackageReader
+from nequip_core.archive.tensor_files import read_tensor_headers
+from nequip_core.archive.texts import TextError
 from nequip_core.errors import FileFormatError
 from nequip_package.pickled import Call, Global, Items, Persistent, read_pickle
 
@@ -38,6 +41,8 @@ _SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+_MOST_MODULES = 100_000
+_REPEATED = 10**7  # elements of a tensor that has fewer numbers than elements
 
 
 @dataclass(frozen=True)
@@ -79,18 +84,15 @@ def package_tensors(package: PackageReader) -> Iterator[dict[str, StoredTensor]]
 
 
 def _from_safetensors(package: PackageReader, file: BinaryIO) -> Iterator[StoredTensor]:
-    length = int.from_bytes(file.read(8), "little")
     try:
-        header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                dtype, shape = _SAFETENSORS[entry["dtype"]], tuple(map(int, entry["shape"]))
-                start, end = map(int, entry["data_offsets"])
-                if end - start != math.prod(shape) * _item_size(dtype) or start < 0:
-                    raise ValueError(f"'{name}' has another size than its shape says")
-                read = _Stretch(file, 8 + length + start, end - start, dtype, shape)
-                yield StoredTensor(name, dtype, shape, None, read)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        headers, _ = read_tensor_headers(file, length)
+        for name, header in headers.items():
+            dtype, shape = _SAFETENSORS[header.dtype], header.shape
+            read = _Stretch(file, header.start, header.size, dtype, shape)
+            yield StoredTensor(name, dtype, shape, None, read)
+    except (TextError, KeyError) as error:
         raise FileFormatError(f"'{_WEIGHTS}' of '{package.path}' is damaged: {error!r}") from error
 
 
@@ -113,7 +115,7 @@ def _from_pickle(package: PackageReader) -> Iterator[StoredTensor]:
     member = EAGER_MODEL_MEMBER
     value = read_pickle(package.read_bytes(member), f"'{member}' of '{package.path}'").value
     try:
-        yield from _of_module(package, value, "", ())
+        yield from _of_module(package, value, "", (), itertools.count())
     except (RecursionError, ValueError, TypeError, IndexError) as error:
         raise FileFormatError(
             f"'{member}' of '{package.path}' holds modules of an unknown form: {error!r}"
@@ -121,9 +123,15 @@ def _from_pickle(package: PackageReader) -> Iterator[StoredTensor]:
 
 
 def _of_module(
-    package: PackageReader, module: Any, prefix: str, above: tuple[int, ...]
+    package: PackageReader,
+    module: Any,
+    prefix: str,
+    above: tuple[int, ...],
+    counter: Iterator[int],
 ) -> Iterator[StoredTensor]:
     """Yield the tensors of a pickled module and of all below it."""
+    if next(counter) > _MOST_MODULES:  # a few that hold each other twice stand for any number
+        raise ValueError(f"more than {_MOST_MODULES} modules")
     if not isinstance(module, Call) or not isinstance(module.state, Items) or id(module) in above:
         return
     transient = _keys(module.state.get("_non_persistent_buffers_set"))
@@ -133,7 +141,7 @@ def _of_module(
             if tensor is not None and name not in transient:
                 yield tensor
     for name, child in _pairs(module.state.get("_modules")):
-        yield from _of_module(package, child, f"{prefix}{name}.", (*above, id(module)))
+        yield from _of_module(package, child, f"{prefix}{name}.", (*above, id(module)), counter)
 
 
 def _pairs(mapping: Any) -> list[tuple[Any, Any]]:
@@ -155,6 +163,8 @@ def _tensor(
     while isinstance(value, Call) and str(value.function).startswith(
         "torch._utils._rebuild_parameter"
     ):
+        if not isinstance(value.arguments, tuple):  # a list could hold the call itself
+            raise TypeError(f"'{name}' is made from a {type(value.arguments).__name__}")
         value = value.arguments[0]
     if not isinstance(value, Call) or str(value.function) != "torch._utils._rebuild_tensor_v2":
         return None
@@ -174,6 +184,8 @@ def _tensor(
             return np.zeros(shape, flat.dtype)
         if last >= flat.size:
             raise FileFormatError(f"'{name}' of '{package.path}' reaches beyond its storage")
+        if math.prod(shape) > max(flat.size, _REPEATED):  # a step of 0 repeats numbers
+            raise FileFormatError(f"'{name}' of '{package.path}' repeats {flat.size} numbers")
         steps = [step * flat.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False).copy()
 
@@ -192,12 +204,6 @@ def _storage(storage: Any, package: PackageReader, name: str) -> tuple[str, str]
     ):
         return key[1].name, str(key[2])
     raise FileFormatError(f"'{name}' of '{package.path}' has a storage of an unknown kind")
-
-
-def _item_size(dtype: str) -> int:
-    """Return the bytes that an element takes."""
-    digits = _NUMPY_CODES[dtype].lstrip("<cfiu")
-    return int(digits) if digits != "?" else 1
 
 
 def _array(data: bytes, dtype: str) -> np.ndarray:
