@@ -203,3 +203,13 @@ def test_a_list_in_itself_is_refused():
     loop.append(loop)
     with pytest.raises(DataError, match="RecursionError"):
         read_record(pickle.dumps(loop), "here")
+
+
+def test_what_occurs_often_is_made_once():
+    value = [np.arange(3)]
+    for _ in range(40):  # a trillion arrays, if each were made anew
+        value = [value, value]
+    found = read_record(pickle.dumps(value), "here")
+    for _ in range(40):
+        found = found[1]
+    assert np.array_equal(found[0], np.arange(3))

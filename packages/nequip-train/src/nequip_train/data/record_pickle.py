@@ -60,7 +60,7 @@ def read_record(content: bytes | memoryview, where: str) -> Any:
         DataError: the pickle is damaged, or names anything but these types; the message says what.
     """
     try:
-        return _plain(_RecordUnpickler(io.BytesIO(content), _GLOBALS).load())
+        return _plain(_RecordUnpickler(io.BytesIO(content), _GLOBALS).load(), {})
     except _Refused as refused:
         raise DataError(
             f"{where} asks for '{refused}', which is not loaded: a record holds plain containers, "
@@ -183,14 +183,14 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _version, self.shape, self.kind, self.fortran, self.content = state
 
-    def array(self) -> np.ndarray:
-        """Return the array."""
+    def array(self, known: dict[int, Any]) -> np.ndarray:
+        """Return the array; `known` is that of `_plain`."""
         order: Any = "F" if self.fortran else "C"
         if not isinstance(self.content, list):
             return _from_buffer(self.content, self.kind, self.shape, order).value
         array = np.empty(len(self.content), dtype=object)
         for index, value in enumerate(self.content):
-            array[index] = _plain(value)
+            array[index] = _plain(value, known)
         return array.reshape(self.shape, order=order)
 
 
@@ -217,19 +217,29 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _plain(value: Any) -> Any:
-    """Return `value` with the arrays in the making made; only plain containers are gone into."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """Return `value` with the arrays in the making made; only plain containers are gone into.
+
+    Args:
+        value: what the pickle made; it stays alive while `known` is used.
+        known: results by the id of what they are made of. What occurs often in a record is made
+            once, so that a small file cannot ask for any amount of memory.
+    """
     if isinstance(value, _Inert):
         return value.value
-    if isinstance(value, _Array):
-        return value.array()
     if isinstance(value, _DType | _Made):
         raise _Refused("a dtype or function as a value")
-    if type(value) is dict:
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_plain(item) for item in value)
-    return value
+    if id(value) in known:
+        return known[id(value)]
+    made = value
+    if isinstance(value, _Array):
+        made = value.array(known)
+    elif type(value) is dict:
+        made = {_plain(key, known): _plain(item, known) for key, item in value.items()}
+    elif type(value) in (list, tuple, set, frozenset):
+        made = type(value)(_plain(item, known) for item in value)
+    known[id(value)] = made
+    return made
 
 
 _STORAGE_GLOBALS: dict[str, Any] = {
