@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import nox
@@ -79,6 +80,12 @@ EXTENSION = "nequip-allegro==0.8.3"
 
 # The inference subset, as a user installs it: pip install "nequip-integrations[ase]".
 LEAN_LAYERS = {"nequip-core": "", "nequip-integrations": "[ase]"}
+
+# Environments of the compatibility matrix, each with its reason, and what must fail in it: a file of
+# its own, read by the tools that make them.
+MATRIX = tomllib.loads((ROOT / "tools" / "environments.toml").read_text())["environment"]
+WRITERS = [item["name"] for item in MATRIX if "write" in item["roles"]]
+READERS = [item["name"] for item in MATRIX if "read" in item["roles"]]
 
 
 def folders(*names: str) -> list[str]:
@@ -229,6 +236,52 @@ def bench(session: nox.Session) -> None:
 def release(session: nox.Session, dist: str) -> None:
     """Check, build, install, import and record a release: `nox -s "release(nequip-core)"`."""
     run_in_workspace(session, "tools/release.py", dist, *session.posargs)
+
+
+@nox.session(python=False, requires=["workspace"])
+@nox.parametrize("writer", [nox.param(name, id=name) for name in WRITERS])
+def archives_write(session: nox.Session, writer: str) -> None:
+    """Write checkpoints and packages with what each environment of the matrix has."""
+    run_in_workspace(session, "tools/matrix.py", "write", writer, *session.posargs)
+
+
+@nox.session(python=False, requires=["workspace"])
+@nox.parametrize("reader", [nox.param(name, id=name) for name in READERS])
+def archives_read(session: nox.Session, reader: str) -> None:
+    """Read what all environments have written, and the goldens, in each environment."""
+    run_in_workspace(session, "tools/matrix.py", "read", reader, *session.posargs)
+
+
+@nox.session(python=False, requires=["workspace"])
+def archives(session: nox.Session) -> None:
+    """Write and read in the environments of the matrix that continuous integration has time for."""
+    run_in_workspace(session, "tools/matrix.py", "subset")
+
+
+@nox.session(python=False, requires=["workspace"])
+def matrix_report(session: nox.Session) -> None:
+    """Write docs/compatibility.md and its picture from what `archives_read` has measured."""
+    run_in_workspace(session, "tools/matrix_report.py")
+
+
+@nox.session(python=False, requires=["workspace"])
+@nox.parametrize("dist", [nox.param(name, id=name) for name in DISTRIBUTIONS])
+def minimums(session: nox.Session, dist: str) -> None:
+    """Run the suite of a distribution on the lowest version of everything that it admits."""
+    run_in_workspace(session, "tools/pins.py", "minimums", dist)
+
+
+@nox.session(python=False, requires=["workspace"])
+@nox.parametrize("dist", [nox.param(name, id=name) for name in DISTRIBUTIONS[1:]])
+def tests_released_core(session: nox.Session, dist: str) -> None:
+    """Run the suite of an upper layer on the oldest released nequip-core that its pin admits."""
+    run_in_workspace(session, "tools/pins.py", "released-core", dist)
+
+
+@nox.session(python=False, requires=["workspace"])
+def downstream(session: nox.Session) -> None:
+    """Run a package that pins the first release and uses nequip-integrations alone."""
+    run_in_workspace(session, "tools/pins.py", "downstream")
 
 
 @nox.session
