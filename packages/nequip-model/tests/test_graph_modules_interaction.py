@@ -76,7 +76,7 @@ def test_layers_are_equivariant(rotation, kind, vectors, improper):
     expected = out @ irreps.D_from_matrix(turn.T).T
     found = model({**data, **turned})["node_features"]
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
-    assert float((found - out).abs().max()) > 1e-2
+    assert (found - out).abs().max().item() > 1e-2
 
 
 def test_an_atom_without_neighbours_keeps_only_its_self_connection():
