@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,17 +158,18 @@ def test_consent_holds_inside_and_not_after() -> None:
     assert not consent(None, ONE)
 
 
-def _remember_many(first: int) -> None:
-    for number in range(first, first + 50):
-        remember_built(f"{number:064x}")
+REMEMBER_MANY = """
+import sys
+from nequip_core.archive.trust import remember_built
+for number in range(int(sys.argv[1]), int(sys.argv[1]) + 50):
+    remember_built(f"{number:064x}")
+"""
 
 
 def test_processes_that_write_at_once_lose_nothing(known: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_remember_many, args=(i * 100,)) for i in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", REMEMBER_MANY, str(i * 100)]) for i in range(4)
+    ]
+    assert [process.wait() for process in processes] == [0] * 4
     lines = known.read_text().split()
     assert sorted(lines) == [f"{i * 100 + j:064x}" for i in range(4) for j in range(50)]
