@@ -81,8 +81,8 @@ EXTENSION = "nequip-allegro==0.8.3"
 # The inference subset, as a user installs it: pip install "nequip-integrations[ase]".
 LEAN_LAYERS = {"nequip-core": "", "nequip-integrations": "[ase]"}
 
-# Environments of the compatibility matrix, each with its reason, and what must fail in it: a file of
-# its own, read by the tools that make them.
+# Environments of the compatibility matrix, each with its reason, and what must fail in it: a file
+# of its own, which the tools that make them read too.
 MATRIX = tomllib.loads((ROOT / "tools" / "environments.toml").read_text())["environment"]
 WRITERS = [item["name"] for item in MATRIX if "write" in item["roles"]]
 READERS = [item["name"] for item in MATRIX if "read" in item["roles"]]

@@ -208,9 +208,8 @@ def check_refusal(environment: Environment) -> None:
     if not done.returncode:
         raise SystemExit(f"'{environment.name}' must be refused by pip, and installs: {DATA.name}")
     if not re.search(environment.refused, said):
-        raise SystemExit(
-            f"pip refuses '{environment.name}', but in other words than '{environment.refused}':\n{said}"
-        )
+        wanted = f"'{environment.refused}'"
+        raise SystemExit(f"pip refuses '{environment.name}', but not in words {wanted}:\n{said}")
 
 
 def make(environment: Environment) -> str:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def refused(environment: Environment) -> int:
 
 def today() -> str:
     """Return the date, UTC."""
-    import datetime
-
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
+    return datetime.now(UTC).date().isoformat()
 
 
 def write(environment: Environment) -> int:

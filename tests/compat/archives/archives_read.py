@@ -115,8 +115,8 @@ class Reader:
     def compile(self) -> str:
         """Compile a package by AOTInductor, run it in ASE, and compare with the package."""
         from ase.build import bulk
-        from nequip_compile.command import main
 
+        from nequip_compile.command import main
         from nequip_integrations.ase import NequIPCalculator
 
         target = Path("compiled.nequip.pt2")
