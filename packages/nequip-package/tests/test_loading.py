@@ -529,6 +529,14 @@ def test_a_package_without_reference_outputs_is_not_rebuilt(
     refused(with_reference(forge, package, few), "reference|total energy")
 
 
+def test_frames_on_which_the_model_does_not_run_are_an_error(forge: Forge, package: Path) -> None:
+    tensors = load(PackageReader(package).read_bytes(REFERENCE_MEMBER))
+    atoms = len(tensors["input/cluster/atom_types"])
+    tensors["input/cluster/batch"] = torch.full((atoms,), 10**9)
+    tensors["input/cluster/num_atoms"] = torch.tensor([atoms])
+    refused(with_reference(forge, package, tensors), "does not run on the frame 'cluster'")
+
+
 def test_an_audit_hook_sees_no_pickle_no_execution_and_no_module_of_the_file(
     package: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ MODEL_MODULES = (
 """Modules of this project, and what is below them, that hold builders and module classes."""
 
 _DEEPEST = 32
+_LARGEST = 10**7  # of integers, which stand for numbers of layers, channels, ...
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 # What an import system, an entry point or Hydra would take for the path of an object.
 _DOTTED = re.compile(rf"{_NAME}(\.{_NAME})+(:{_NAME}(\.{_NAME})*)?|{_NAME}:{_NAME}(\.{_NAME})*")
@@ -170,6 +171,8 @@ def _targets(
     elif isinstance(value, list):
         for index, entry in enumerate(value):
             yield from _targets(entry, f"{where}[{index}]", types, depth + 1)
+    elif isinstance(value, int) and value > _LARGEST and not where.endswith(".seed"):
+        raise FileFormatError(f"{where} is larger than {_LARGEST}, which is no size of a model")
     elif isinstance(value, str) and value not in types:
         if _FILE.search(value):
             raise FileFormatError(f"{where} names the file '{value}', which a description may not")

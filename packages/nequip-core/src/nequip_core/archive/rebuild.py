@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from nequip_core.archive.build_limits import BuildLimits
 from nequip_core.archive.permitted import check_description
 from nequip_core.archive.reader import PackageReader
 from nequip_core.errors import ConfigError, FileFormatError, MissingDependencyError
@@ -45,7 +46,8 @@ def rebuild(package: PackageReader, mode: str = "eager") -> torch.nn.ModuleDict:
     models = torch.nn.ModuleDict()
     with only_apply_persistent_modifiers():
         for name, description in descriptions.items():
-            model = build(description, mode)
+            with BuildLimits(f"'{package.path}': architecture.json of '{name}'", weights):
+                model = build(description, mode)
             if list(model.type_names) != list(package.type_names):
                 raise FileFormatError(
                     f"'{package.path}': model '{name}' has the types {list(model.type_names)}, the "
@@ -75,7 +77,13 @@ def check_reference_outputs(package: PackageReader, models: torch.nn.ModuleDict)
             )
         tolerance = _tolerance(reference.get("tolerances") or {}, str(model.model_dtype))
         for frame, fields in expected.items():
-            found: Frame = model(dict(frames[frame]))  # type: ignore[operator]
+            try:
+                found: Frame = model(dict(frames[frame]))  # type: ignore[operator]
+            except (RuntimeError, IndexError, TypeError, KeyError) as error:
+                raise FileFormatError(
+                    f"'{package.path}': the model '{name}' does not run on the frame '{frame}': "
+                    f"{str(error).partition(chr(10))[0]}"
+                ) from error
             for key, value in fields.items():
                 _compare(f"'{package.path}': {key} of '{name}' for the frame '{frame}'")(
                     found.get(key), value, tolerance
