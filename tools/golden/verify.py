@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import tempfile
@@ -44,13 +45,23 @@ def find_changed_files(folder: Path) -> list[str]:
     return problems
 
 
-def find_wrong_predictions(folder: Path, tolerance: float) -> list[str]:
+def ways(folder: Path) -> list[str]:
+    """Return the ways to load a package here: a rebuild needs format 3 and the model layer."""
+    from nequip_core.archive.reader import PackageReader
+
+    described = PackageReader(folder / PACKAGE).format_version >= 3
+    model_layer = importlib.util.find_spec("nequip_model") is not None
+    return ["snapshot", "rebuild"] if described and model_layer else ["snapshot"]
+
+
+def find_wrong_predictions(folder: Path, tolerance: float, load: str) -> list[str]:
     """Return a line for each recorded output that is not reproduced."""
     from safetensors.torch import load_file
 
     from nequip_core.archive.loading import load_package
 
-    model = load_package(folder / PACKAGE, trust_code=True).models["sole_model"]
+    consent = load == "snapshot"
+    model = load_package(folder / PACKAGE, load, trust_code=consent).models["sole_model"]
     recorded = load_file(folder / FRAMES)
     names = sorted({key.partition("/")[0] for key in recorded})
     problems = [] if names else [f"{folder / FRAMES}: no frames"]
@@ -70,7 +81,9 @@ def find_wrong_predictions(folder: Path, tolerance: float) -> list[str]:
         for key, expected in fields["output"].items():
             difference = (found[key].detach() - expected).abs().max().item()
             if found[key].shape != expected.shape or not difference <= tolerance:
-                problems.append(f"{folder}: {key} of frame '{name}' is off by {difference:.3g}")
+                problems.append(
+                    f"{folder}: {load}: {key} of frame '{name}' is off by {difference:.3g}"
+                )
     return problems
 
 
@@ -90,8 +103,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as elsewhere:
         os.chdir(elsewhere)
         for golden in goldens:
-            found = find_changed_files(golden) + find_wrong_predictions(golden, options.tolerance)
-            print(f"{golden.name}: {'FAILED' if found else 'reproduced'}")
+            found, tried = find_changed_files(golden), ways(golden)
+            for load in tried:
+                found += find_wrong_predictions(golden, options.tolerance, load)
+            print(f"{golden.name}: {'FAILED' if found else 'reproduced'} by {' and '.join(tried)}")
             problems += found
         os.chdir(roots[0].anchor)
     print("\n".join(problems), end="\n" if problems else "")
