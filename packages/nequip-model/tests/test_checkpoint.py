@@ -1,6 +1,7 @@
 """Checkpoints load without Lightning and without running code from the file."""
 
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -204,3 +205,26 @@ def test_the_reader_says_the_mode(content, tmp_path):
         for load in (load_checkpoint, load_saved_model):
             model = load(path, **arguments).models["sole_model"]
             assert model.is_compile_graph_model == is_compiled
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(content, tmp_path):
+    path = save(content[0], tmp_path)
+    packed = tmp_path / "packed.ckpt"
+    with (
+        zipfile.ZipFile(path) as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as sink,
+    ):
+        for entry in source.infolist():
+            sink.writestr(entry.filename, source.read(entry))
+    with pytest.raises(FileFormatError, match="pack it without compression"):
+        load_checkpoint(packed)
+
+
+def test_a_checkpoint_that_started_from_itself_is_refused(content, tmp_path):
+    path = tmp_path / "best.ckpt"
+    content[0]["hyper_parameters"]["model"] = {
+        "_target_": "nequip.model.ModelFromCheckpoint",
+        "checkpoint_path": str(path),
+    }
+    with pytest.raises(FileFormatError, match="started from itself"):
+        load_checkpoint(save(content[0], tmp_path))

@@ -18,6 +18,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ __all__ = [
     "load_checkpoint",
     "load_model_weights",
     "read_checkpoint",
+    "require_stored",
 ]
 
 CHECKPOINT_VERSION = 1
@@ -79,6 +81,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileFormatError(
             f"'{found}' is not a checkpoint, or a damaged one: it is not a complete zip archive"
         )
+    require_stored(found)
     try:
         content = torch.load(found, map_location="cpu", weights_only=True)
     except _DAMAGED as err:
@@ -108,6 +111,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         check_bases(content[BASES_KEY], f"'{found}'")
         content[BASES_KEY] = without_consent(content[BASES_KEY])
     return content
+
+
+def require_stored(path: Path) -> None:
+    """Refuse an archive with compressed members: torch writes none; they could be of any size.
+
+    Raises:
+        FileFormatError: a member is compressed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise FileFormatError(
+                f"'{path}' is compressed, which torch never does: it was packed again by another "
+                "program; unpack it, and pack it without compression (zip -0 -r)"
+            )
 
 
 def build_models(config: Mapping[str, Any]) -> torch.nn.ModuleDict:

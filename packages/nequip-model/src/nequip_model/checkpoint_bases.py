@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 _TRUST_KEY = "trust_code"
+_OPEN: ContextVar[frozenset[str]] = ContextVar("nequip_open_checkpoints", default=frozenset())
 # They build what they are given, and ask for consent themselves.
 _LOADERS = frozenset(
     canonical_name(f"nequip.model.{name}")
@@ -92,6 +94,7 @@ def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in c
             "digest": hash_file(Path(checkpoint_path))[0],
         }
     with (
+        _opening(carried["digest"], checkpoint_path),
         config_from_file(carried["model"], carried["bases"], checkpoint_path, trust_code),
         recording(keep_contents=is_recording_contents()) as own,
         requesting_mode(compile_mode),
@@ -102,6 +105,22 @@ def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in c
         load_model_weights(models, state)
     record_checkpoint(checkpoint_path, carried["digest"], carried["model"], own)
     return models
+
+
+@contextlib.contextmanager
+def _opening(digest: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Refuse to open inside what is open already.
+
+    Raises:
+        FileFormatError: the checkpoint is its own ancestor.
+    """
+    if digest in _OPEN.get():
+        raise FileFormatError(f"checkpoint '{path}' says that its training started from itself")
+    token = _OPEN.set(_OPEN.get() | {digest})
+    try:
+        yield
+    finally:
+        _OPEN.reset(token)
 
 
 @contextlib.contextmanager

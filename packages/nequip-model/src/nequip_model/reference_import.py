@@ -23,6 +23,7 @@ from nequip_core.archive.reader import PackageReader
 from nequip_core.errors import FileFormatError, MissingFileError
 from nequip_core.files import require_file
 from nequip_core.saved_model import SOLE_MODEL, SavedModel
+from nequip_model.checkpoint import require_stored
 from nequip_model.nn.graph_model import GraphModel
 from nequip_model.reference_arguments import ModelSection, build_model, parse_model_section
 from nequip_model.reference_pickle import (
@@ -144,6 +145,8 @@ def _architecture(section: ModelSection, path: Path) -> ModelSection:
 
 def _read_checkpoint(path: Path) -> _ReferenceFile:
     found = require_file(path, "checkpoint")
+    if zipfile.is_zipfile(found):
+        require_stored(found)
     try:
         content = torch.load(found, map_location="cpu", weights_only=True)
         hyper_parameters, tensors = content["hyper_parameters"], content["state_dict"]
