@@ -11,7 +11,7 @@ import importlib.metadata
 import inspect
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -80,6 +80,10 @@ def load_models(
 ) -> torch.nn.ModuleDict:
     """Return the models of one mode by name, on the CPU, in eval mode. Runs code of the package.
 
+    Models of NequIP's own classes state their cutoffs in ``metadata`` only; they get the attributes
+    ``r_max`` and ``per_edge_type_cutoff`` of a `nequip_model.nn.graph_model.GraphModel` here. Their
+    ``model_dtype`` stays what their code reads, a ``torch.dtype``.
+
     Args:
         importer: of `open_importer`.
         package: the same package.
@@ -97,7 +101,25 @@ def load_models(
             f"'{name}' of '{package.path}' must hold a ModuleDict of models, "
             f"found {type(models).__name__}"
         )
+    for model in models.values():
+        _state_cutoffs(model, package)
     return models.eval()
+
+
+def _state_cutoffs(model: torch.nn.Module, package: PackageReader) -> None:
+    """Give a graph model the attributes of its cutoffs that it lacks, from what it or its file says.
+
+    A file that tells none leaves the model as it is.
+    """
+    if not getattr(model, "is_graph_model", False):
+        return
+    stated = getattr(model, "metadata", None)
+    told = {**package.metadata, **(stated if isinstance(stated, Mapping) else {})}
+    if not hasattr(model, "r_max") and told.get("r_max") is not None:
+        model.r_max = float(told["r_max"])
+    if not hasattr(model, "per_edge_type_cutoff"):
+        table = told.get("per_edge_type_cutoff")
+        model.per_edge_type_cutoff = None if table is None else str(table)
 
 
 def load_example_frame(importer: PackageImporter, package: PackageReader) -> Frame:
