@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +139,13 @@ def tree_digest(*folders: str) -> str:
 def build_wheel(source: Path, folder: Path) -> Path:
     """Return the wheel of the project in `source`, built into the empty `folder` if not yet."""
     if not list(folder.glob("*.whl")):
-        scratch = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(scratch, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*command, "-w", str(scratch), str(source)], check=True, stdout=sys.stderr)
-        scratch.replace(folder)
+        # Sessions may run at the same time: each builds for itself, and the file appears whole.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            subprocess.run([*command, "-w", scratch, str(source)], check=True, stdout=sys.stderr)
+            (built,) = Path(scratch).glob("*.whl")
+            built.replace(folder / built.name)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -212,6 +215,13 @@ def check_refusal(environment: Environment) -> None:
         raise SystemExit(f"pip refuses '{environment.name}', but not in words {wanted}:\n{said}")
 
 
+def declared(distribution: str) -> list[object]:
+    """Return what a distribution of the tree asks pip for."""
+    file = ROOT / "packages" / distribution / "pyproject.toml"
+    project = tomllib.loads(file.read_text())["project"]
+    return [project["dependencies"], project.get("optional-dependencies")]
+
+
 def make(environment: Environment) -> str:
     """Return the interpreter of an environment, made or brought up to date.
 
@@ -224,7 +234,7 @@ def make(environment: Environment) -> str:
     folder = WORK / "environments" / environment.name
     python = str(folder / "bin" / "python")
     wanted = pip_arguments(environment)
-    needs = [(ROOT / "packages" / n / "pyproject.toml").read_text() for n in environment.layers]
+    needs = [declared(name) for name in environment.layers]
     base = hashlib.sha256(
         repr([environment.torch, environment.e3nn, environment.python, needs]).encode()
     ).hexdigest()

@@ -112,9 +112,9 @@ def test_known_failures_are_found_by_pattern(reader: ModuleType) -> None:
 
 
 def test_other_versions_than_expected_stop_a_script(corpus: ModuleType) -> None:
-    with pytest.raises(SystemExit, match="this run is about 0.0.1"):
+    with pytest.raises(SystemExit, match=r"this run is about 0\.0\.1"):
         corpus.check_versions(["nequip-core==0.0.1"])
-    with pytest.raises(SystemExit, match="python is .*, this run is about 2.7"):
+    with pytest.raises(SystemExit, match=r"python is .*, this run is about 2\.7"):
         corpus.check_versions(["python==2.7"])
     with pytest.raises(SystemExit, match="nothing would be proved"):
         corpus.check_versions([])
