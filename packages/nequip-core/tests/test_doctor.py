@@ -41,6 +41,7 @@ from nequip_core.doctor.libraries import (
     look_at_backends,
     look_at_devices,
     look_at_library,
+    look_at_torch,
 )
 from nequip_core.doctor.offered import look_at_plugins
 from nequip_core.doctor.variables import VARIABLES, look_at_variables
@@ -400,6 +401,40 @@ def test_torch_that_crashes_is_the_finding_and_the_rest_is_reported(modules: Pat
     assert any("crashed with SIGSEGV" in key for key in sections["torch"])
     assert any("not torch" not in key and "broken" in key for key in sections["What works here"])
     assert sections["Plugins"] and sections["Folders"]
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [
+        ("2.13.0", "pip install --force-reinstall --no-deps torch==2.13.0"),
+        (
+            "2.13.0+cu128",
+            "pip install --force-reinstall --no-deps torch==2.13.0 "
+            "--index-url https://download.pytorch.org/whl/cu128",
+        ),
+        ("2.13.0a0+nv26.1", "install torch 2.13.0a0+nv26.1 again from where it came"),
+    ],
+)
+def test_advice_on_a_broken_torch_keeps_its_build(
+    tmp_path: Path, version: str, wanted: str
+) -> None:
+    torch = made_distribution(tmp_path, "torch", version)
+    (finding,) = look_at_torch(Outcome("no libcudart", "OSError"), [torch])
+    assert (finding.state, finding.advice) == (BROKEN, wanted)
+
+
+def test_missing_requirement_of_the_doctor_is_one_line(modules: Path) -> None:
+    (modules / "packaging.py").write_text(
+        "raise ModuleNotFoundError('No module', name='packaging')\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "nequip_core.doctor"], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr.splitlines() == [
+        "error: the module 'packaging', which nequip-core requires, is not installed; run: "
+        "pip install packaging"
+    ]
 
 
 def test_wrong_usage_has_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def examine(quick: bool = False) -> list[Section]:
         examined(
             "torch",
             lambda: [
-                *libraries.look_at_torch(torch),
+                *libraries.look_at_torch(torch, installed.get("torch", [])),
                 *([] if torch.error else libraries.look_at_devices(devices, torch.value)),
                 libraries.look_at_library(
                     "e3nn",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from importlib.metadata import Distribution
 
@@ -28,6 +29,8 @@ __all__ = [
 
 BUILT_IN_BACKENDS = {"vesin": "vesin", "torch": "torch", "matscipy": "matscipy", "ase": "ase"}
 """Neighbor-list backend of nequip-core -> the distribution that it needs."""
+# Builds of which there is an index of that name.
+_BUILD = re.compile(r"cpu|cu\d+|rocm[\d.]+|xpu")
 _REQUIRED_BACKENDS = ("vesin", "torch")
 
 # Module -> (distribution, the layer's extra that asks for it, whether it is of no use without GPU)
@@ -41,11 +44,16 @@ KERNELS = {
 """Libraries of fast kernels."""
 
 
-def look_at_torch(outcome: Outcome) -> list[Finding]:
-    """Return which torch this is and which OpenMP runtimes it brings."""
+def look_at_torch(outcome: Outcome, distributions: list[Distribution]) -> list[Finding]:
+    """Return which torch this is and which OpenMP runtimes it brings.
+
+    Args:
+        outcome: of the probe of torch.
+        distributions: installed ones of its name.
+    """
     if outcome.error:
         text = f"{outcome.error_type}: {outcome.error}"
-        return [Finding("torch", BROKEN, text, 'pip install --force-reinstall "torch>=2.7"')]
+        return [Finding("torch", BROKEN, text, _how_to_repair_torch(distributions))]
     value = outcome.value
     build = "CPU build"
     for key, title in (("cuda", "CUDA"), ("rocm", "ROCm")):
@@ -62,6 +70,19 @@ def look_at_torch(outcome: Outcome) -> list[Finding]:
         advice = "calculations can hang or be slow; do not mix conda's torch with pip's libraries"
         findings.append(Finding("OpenMP runtimes", WARNING, text, advice))
     return findings
+
+
+def _how_to_repair_torch(distributions: list[Distribution]) -> str:
+    """Return how to install the same torch again: another build may not know the GPU here."""
+    if not distributions:
+        return 'pip install "torch>=2.7"'
+    version, _, build = distributions[0].version.partition("+")
+    command = f"pip install --force-reinstall --no-deps torch=={version}"
+    if not build:
+        return command
+    if _BUILD.fullmatch(build):
+        return f"{command} --index-url https://download.pytorch.org/whl/{build}"
+    return f"install torch {version}+{build} again from where it came"
 
 
 def look_at_devices(outcome: Outcome, build: dict[str, str]) -> list[Finding]:
@@ -122,7 +143,7 @@ def look_at_library(
     if without_gpu:
         return Finding(module, WARNING, f"{text} (needs a GPU, there is none)")
     name = distributions[0].name if distributions else module
-    return Finding(module, BROKEN, text, f"pip install --force-reinstall {name}")
+    return Finding(module, BROKEN, text, f"pip install --force-reinstall --no-deps {name}")
 
 
 def backends(installed: dict[str, list[Distribution]]) -> list[str]:
@@ -147,7 +168,7 @@ def look_at_backends(
         elif outcome.error:
             text = f"{outcome.error_type}: {outcome.error}"
             needed = BUILT_IN_BACKENDS.get(name, "")
-            advice = f"pip install --force-reinstall {needed}" if needed else ""
+            advice = f"pip install --force-reinstall --no-deps {needed}" if needed else ""
             findings.append(Finding(name, BROKEN, text, advice))
         else:
             text = f"finds the {outcome.value['pairs']} pairs of a small crystal"
