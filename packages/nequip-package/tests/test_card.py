@@ -118,6 +118,7 @@ def test_what_is_no_card_is_refused(
         (["--set", "license"], "--set takes KEY=VALUE"),
         (["--set", "authors=[a"], "is not YAML"),
         (["--set", "license=3"], "must have text"),
+        (["--set", "license=[x"], "in quotes"),
         (["--from", "gone.yaml"], "does not exist"),
     ],
 )
@@ -132,7 +133,14 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert main(["card", str(package), str(output), *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
+    assert error.count("\n") == 1
     assert not output.exists() and list(tmp_path.iterdir()) == []
+
+
+def test_a_date_is_kept_as_text(package: Path, tmp_path: Path) -> None:
+    output = tmp_path / "b.nequip.zip"
+    assert main(["card", str(package), str(output), "--set", "date=2026-01-01"]) == 0
+    assert PackageReader(output).card["date"] == "2026-01-01"
 
 
 @pytest.mark.parametrize("arguments", [["--set", "license=MIT"], ["b.nequip.zip"]])
@@ -147,7 +155,7 @@ def test_an_edit_needs_an_output_and_an_output_an_edit(
 
 def test_the_input_is_never_the_output(package: Path) -> None:
     before = package.read_bytes()
-    with pytest.raises(PackagingError, match="must be different files"):
+    with pytest.raises(ConfigError, match="input and output must differ"):
         write_card(PackageReader(package), package, {"license": "MIT"})
     assert package.read_bytes() == before
 

@@ -118,7 +118,7 @@ def test_unreadable_package_is_one_line_and_code_one(
     [
         ("gone.ckpt", "a.nequip.zip", "the file does not exist"),
         ("good.pt", "a.nequip.zip", "must end in .ckpt"),
-        ("good.nequip.zip", "a.nequip.zip", "a zip file but no package"),
+        ("good.nequip.zip", "a.nequip.zip", "looks like a checkpoint; rename it"),
         ("good.ckpt", "a.zip", "must end in .nequip.zip"),
         ("good.ckpt", ".nequip.zip", "must end in .nequip.zip"),
         ("good.ckpt", "folder.nequip.zip", "a folder is in its place"),

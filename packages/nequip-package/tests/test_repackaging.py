@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nequip_core.archive.loading import load_package
 from nequip_core.archive.reader import PackageReader
@@ -23,6 +24,7 @@ from nequip_model.checkpoint import build_models
 from nequip_package.build import build_package
 from nequip_package.command import main
 from nequip_package.forms import load_forms
+from nequip_package.signing import sign_package
 
 # Code of NequIP's packages, which is not ours to change.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -123,6 +125,25 @@ def test_package_is_packaged_again_as_it_is(package: Path, tmp_path: Path) -> No
         assert again.read_bytes(member) == first.read_bytes(member)
     assert again.architecture == first.architecture
     assert again.sources() == first.sources()
+
+
+def test_packaging_again_keeps_the_card_and_drops_signatures_with_a_note(
+    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described, signed = tmp_path / "described.nequip.zip", tmp_path / "signed.nequip.zip"
+    words = ["--set", "license=MIT", "--set", "metrics.forces_mae=0.01"]
+    assert main(["card", str(package), str(described), *words]) == 0
+    sign_package(PackageReader(described), signed, Ed25519PrivateKey.generate(), "A. Author")
+    card = PackageReader(described).card
+    assert card["license"] == "MIT"
+    for source in (described, signed):
+        target = tmp_path / f"again-{source.name}"
+        capsys.readouterr()
+        assert main(["build", str(source), str(target)]) == 0
+        assert PackageReader(target).card == card
+        noted = "note: signatures are of the old package" in capsys.readouterr().err
+        assert noted == (source == signed)
+        assert PackageReader(target).signatures() == []
 
 
 def test_code_of_a_base_from_other_versions_is_kept(

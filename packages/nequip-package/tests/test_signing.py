@@ -281,3 +281,55 @@ def test_a_changed_byte_is_found(
     assert main(["verify", "--static", str(path)]) == 1
     error = capsys.readouterr().err
     assert "nequip_model/nn/graph_model.py" in error and error.count("\n") == 1
+
+
+# -- what a reader is told
+
+
+def test_info_shows_a_signature_as_not_checked(
+    package: Path, key: Ed25519PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed = tmp_path / "s.nequip.zip"
+    sign_package(PackageReader(package), signed, key, "A. Author")
+    assert main(["info", str(signed)]) == 0
+    text = capsys.readouterr().out
+    assert "signature  of 'A. Author', not checked (nequip-package verify)\n" in text
+    assert "signed by" not in text
+    assert main(["info", "--json", str(signed)]) == 0
+    facts = json.loads(capsys.readouterr().out)["package"]
+    public = public_key_text(key.public_key())
+    assert facts["signatures_not_checked"] == [{"signer": "A. Author", "public_key": public}]
+    assert main(["verify", "--static", "--json", str(signed)]) == 0
+    assert json.loads(capsys.readouterr().out)["signed_by"] == [public]
+
+
+def test_a_key_with_a_password_needs_a_terminal(
+    package: Path, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked.pem"
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    locked.write_bytes(key.private_bytes(PEM, PRIVATE.PKCS8, encryption))
+    target = tmp_path / "s.nequip.zip"
+    code = "import sys; from nequip_package.command import main; sys.exit(main(sys.argv[1:]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "sign", str(package), str(target), "--key", str(locked)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # without a controlling terminal
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: the private key has a password, and there is no term")
+    assert result.stderr.count("\n") == 1
+    assert not target.exists()
+
+
+def test_an_empty_signer_is_refused(
+    package: Path, key_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "s.nequip.zip"
+    with pytest.raises(SystemExit) as stop:
+        main(["sign", str(package), str(target), "--key", str(key_file), "--signer", " "])
+    assert stop.value.code == 2
+    assert "--signer is empty" in capsys.readouterr().err
+    assert not target.exists()

@@ -95,9 +95,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     version = content.get(VERSION_KEY)
     if version is None:
-        raise FileFormatError(
-            f"'{found}' is not a checkpoint of nequip-train: it lacks '{VERSION_KEY}'"
-        )
+        raise FileFormatError(_foreign(found, content))
     if version > CHECKPOINT_VERSION:
         raise FileFormatError(
             f"'{found}' has checkpoint version {version}, this nequip-model reads up to "
@@ -125,6 +123,23 @@ def require_stored(path: Path) -> None:
                 f"'{path}' is compressed, which torch never does: it was packed again by another "
                 "program; unpack it, and pack it without compression (zip -0 -r)"
             )
+
+
+def _foreign(path: Path, content: Mapping[str, Any]) -> str:
+    """Return the message for a training checkpoint that is not ours."""
+    parameters = content["hyper_parameters"]
+    info = parameters.get("info_dict") if isinstance(parameters, Mapping) else None
+    versions = info.get("versions") if isinstance(info, Mapping) else None
+    writer = versions.get("nequip") if isinstance(versions, Mapping) else None
+    if writer is not None:
+        return (
+            f"'{path}' was written by nequip {writer}, not by the nequip-train of this project: "
+            "nequip-package convert makes a package of it"
+        )
+    return (
+        f"'{path}' is not a checkpoint of nequip-train of this project: it lacks '{VERSION_KEY}'; "
+        "if NequIP wrote it, nequip-package convert makes a package of it"
+    )
 
 
 def build_models(config: Mapping[str, Any]) -> torch.nn.ModuleDict:

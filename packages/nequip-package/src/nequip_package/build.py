@@ -22,9 +22,10 @@ from nequip_core.archive.format import (
     REFERENCE_MEMBER,
     WEIGHTS_MEMBER,
 )
+from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.archive.trust import remember_built
-from nequip_core.errors import PackagingError
+from nequip_core.errors import FileFormatError
 from nequip_core.files import atomic_path, require_output_suffix
 from nequip_core.saved_model import SavedModel
 from nequip_core.synthetic import synthetic_frame
@@ -47,7 +48,9 @@ from nequip_package.metadata import (
     model_facts,
     package_metadata,
 )
+from nequip_package.output_path import note_signatures, require_other_file, unwritable
 from nequip_package.pitfalls import advice
+from nequip_package.progress import Report
 from nequip_package.reference_outputs import (
     Outputs,
     reference_bytes,
@@ -59,8 +62,6 @@ from nequip_package.tensors import tensors_bytes
 from nequip_package.verify import rebuild_fault, verify_written
 
 __all__ = ["Content", "build_package", "write_package"]
-
-Report = Callable[[str], None]
 
 _EAGER = "eager"
 
@@ -106,8 +107,10 @@ def build_package(
 
     Raises:
         FileFormatError: the output's name does not fit, or a folder is in its place.
+        ConfigError: the output is the file that the models are from.
         PackagingError: the model's code cannot be archived, or the archive predicts otherwise.
     """
+    require_other_file(saved.source, output)
     parent = saved.parent
     steps: list[dict[str, Any]] = []
     if parent is not None:
@@ -120,7 +123,7 @@ def build_package(
         config=saved.config,
         source=str(saved.source),
         steps=steps,
-        card={"training": dict(saved.training)} if saved.training else {},
+        card=_card(saved, report),
     )
     return write_package(content, output, report, rules)
 
@@ -175,9 +178,20 @@ def write_package(
                 path.unlink()
                 identity = _write_verified(path, members, modes, outputs, report)
     except OSError as error:
-        raise PackagingError(f"cannot write '{target}': {error}") from error
+        raise unwritable(target, error) from error
     remember_built(identity)
     return target
+
+
+def _card(saved: SavedModel, report: Report) -> dict[str, Any]:
+    """Return the card: that of the package that is packaged again, or how training went."""
+    if saved.parent is None or not saved.source.name.endswith(PACKAGE_SUFFIX):
+        return {"training": dict(saved.training)} if saved.training else {}
+    package = PackageReader(saved.source)
+    if package.identity != saved.parent.digest:
+        return {}
+    note_signatures(package, report)
+    return package.card
 
 
 def _write_verified(
@@ -187,10 +201,18 @@ def _write_verified(
     outputs: Outputs,
     report: Report,
 ) -> str:
+    """Write the package, load it back and return its identity."""
     advance = getattr(report, "advance", lambda done, total: None)
     identity = write_members(path, members, advance)
     report("loading the package back and comparing predictions")
-    verify_written(path, modes, outputs, advance)
+    try:
+        verify_written(path, modes, outputs, advance)
+    except FileFormatError as error:
+        # The file is a scratch one, of which nobody knows.
+        found = str(error).replace(str(path), path.name)
+        raise FileFormatError(f"the new package is not usable, nothing was written: {found}") from (
+            error
+        )
     return identity
 
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_core.archive.loading import load_opened
 from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.archive.trust import consent
 from nequip_core.errors import PackagingError
 from nequip_core.files import require_file
-from nequip_core.plugins import CONVERTERS, load_plugin
-from nequip_core.saved_model import SavedModel
-from nequip_package.build import Content, Report, write_package
+from nequip_core.plugins import CONVERTERS, load_plugin, plugin_names
+from nequip_package.file_kinds import require_content_of_name, require_foreign
 from nequip_package.lineage import lineage_step
-from nequip_package.metadata import model_facts
-from nequip_package.parent_package import require_other_file
-from nequip_package.reference_outputs import Outputs, reference_frames, reference_outputs
-from nequip_package.verify import agrees, largest_deviation
+from nequip_package.output_path import require_other_file
+from nequip_package.progress import Report
+
+if TYPE_CHECKING:
+    from nequip_core.saved_model import SavedModel
+    from nequip_package.reference_outputs import Outputs
 
 __all__ = ["convert_package"]
 
+_NO_CONVERTER = "the converter 'nequip' is part of nequip-model"
 # Two implementations of one network: the order of operations differs.
 _TOLERANCES = {"float64": 1e-10, "float32": 5e-5}
 # Compared where both models give them; the rest may differ by convention.
@@ -55,14 +56,21 @@ def convert_package(
 
     Raises:
         MissingFileError: there is no such file.
-        FileFormatError: the converter does not know the file's model.
+        FileFormatError: the converter does not know the file's model, or it is ours already.
         PluginError: there is no such converter.
         PackagingError: predictions differ, or the model cannot be archived.
     """
     target = require_other_file(source, output)
     path = require_file(source, "package or checkpoint")
-    convert = load_plugin(CONVERTERS, converter, "the converter 'nequip' is part of nequip-model")
+    require_content_of_name(path)
+    require_foreign(path)
+    if converter not in plugin_names(CONVERTERS):
+        load_plugin(CONVERTERS, converter, _NO_CONVERTER)
     report(f"reading {path}")
+    # Imports torch, which takes seconds: after the checks and the first line.
+    from nequip_package.build import Content, write_package
+
+    convert = load_plugin(CONVERTERS, converter, _NO_CONVERTER)
     saved: SavedModel = convert(path)
     digest, form = hash_file(path)[0], None
     details: dict[str, Any] = {"converter": converter, "versions": dict(saved.versions)}
@@ -92,6 +100,11 @@ def _compare(package: PackageReader, saved: SavedModel) -> dict[str, float]:
     Raises:
         PackagingError: one is larger than rounding explains, or no energy is compared.
     """
+    from nequip_core.archive.loading import load_opened
+    from nequip_package.metadata import model_facts
+    from nequip_package.reference_outputs import reference_frames, reference_outputs
+    from nequip_package.verify import agrees, largest_deviation
+
     original = load_opened(package, load="snapshot", trust_code=True).models
     converted = dict(saved.models.items())
     facts = model_facts(converted, str(package.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import pickle
 import warnings
 import zipfile
@@ -17,7 +18,6 @@ from nequip_core.archive.format import (
     EXTERN_MODULES_MEMBER,
     MODE_SUFFIX,
     MODEL_FOLDER,
-    TOP_FOLDER,
 )
 from nequip_core.errors import PackagingError
 from nequip_package.code_origin import CodeOrigin
@@ -56,8 +56,8 @@ def export_models(
         PackagingError: the models cannot be pickled, or an import of their code has no rule.
         OSError: a file cannot be written.
     """
-    # torch names the top folder after the file.
-    path = scratch / f"{TOP_FOLDER}.zip"
+    # In memory: torch's own writer ends the process where a disk is full.
+    content = io.BytesIO()
     try:
         with warnings.catch_warnings():
             # torch.package itself uses the storage class that torch deprecates.
@@ -65,7 +65,7 @@ def export_models(
             with (
                 _shared_tensors(list(modes.values())),
                 stable_pickles(modes.values()),
-                PackageExporter(path, importer=origin.importer) as exporter,
+                PackageExporter(content, importer=origin.importer) as exporter,
             ):
                 origin.declare(exporter)
                 walk = bake(exporter, _named(modes), origin.rules, origin.snapshot)
@@ -75,7 +75,7 @@ def export_models(
         raise PackagingError(broken_imports(error)) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise PackagingError(f"the model of '{source}' cannot be pickled: {error}") from error
-    members = _unpacked(path, scratch)
+    members = _unpacked(content, scratch)
     # torch writes them in the order in which it meets them.
     externs = members[EXTERN_MODULES_MEMBER]
     if isinstance(externs, bytes):
@@ -85,10 +85,10 @@ def export_models(
     return members, walk
 
 
-def _unpacked(path: Path, scratch: Path) -> Members:
+def _unpacked(container: io.BytesIO, scratch: Path) -> Members:
     """Return the members of torch's archive by name below its top folder, large ones as files."""
     members: Members = {}
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(container) as archive:
         for number, entry in enumerate(archive.infolist()):
             name = entry.filename.partition("/")[2]
             if entry.file_size <= _LARGEST_IN_MEMORY:
@@ -99,7 +99,6 @@ def _unpacked(path: Path, scratch: Path) -> Members:
                 while chunk := content.read(_COPY_CHUNK):
                     copy.write(chunk)
             members[name] = file
-    path.unlink()
     return members
 
 

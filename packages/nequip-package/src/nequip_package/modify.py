@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.errors import ConfigError, closest
 from nequip_core.modifiers import apply_modifiers, get_all_modifiers
-from nequip_package.build import Content, Report, write_package
-from nequip_package.parent_package import content_from, load_parent, require_other_file
+from nequip_package.output_path import note_signatures, require_other_file
+from nequip_package.progress import Report
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["modify_package"]
 
@@ -50,8 +52,14 @@ def modify_package(
     target = require_other_file(source, output)
     if not modifiers:
         raise ConfigError("no modifier is given; name one with --modifier NAME [key=value ...]")
+    PackageReader(source)
     report(f"loading {source}")
+    # Imports torch, which takes seconds: after the checks and the first line.
+    from nequip_package.build import Content, write_package
+    from nequip_package.parent_package import content_from, load_parent
+
     parent = load_parent(source, trust_code)
+    note_signatures(parent.reader, report)
     for name, model in parent.modes["eager"].items():
         for entry in modifiers:
             _require_persistent(name, model, str(entry[_NAME_KEY]))

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.loading import load_opened
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.snapshot import importer_of, load_models
-from nequip_core.errors import ConfigError, FileFormatError
-from nequip_core.files import require_output_suffix
+from nequip_core.errors import FileFormatError
 from nequip_package.lineage import steps_from
 
-__all__ = ["ParentPackage", "content_from", "load_parent", "require_other_file"]
+__all__ = ["ParentPackage", "content_from", "load_parent"]
 
 _EAGER = "eager"
 
@@ -77,17 +74,3 @@ def content_from(
         "steps": steps_from(parent.reader, relation, details),
         "card": parent.reader.card,
     }
-
-
-def require_other_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> Path:
-    """Return the output path if it is a package's name and another file than `source`.
-
-    Raises:
-        FileFormatError: its name does not end in ``.nequip.zip``, or a folder is in its place.
-        ConfigError: it is `source`.
-    """
-    target = require_output_suffix(output, PACKAGE_SUFFIX, "package")
-    same = target.resolve() == Path(source).resolve()
-    if same or (target.exists() and Path(source).exists() and target.samefile(source)):
-        raise ConfigError(f"input and output must differ, both are '{output}': name another output")
-    return target

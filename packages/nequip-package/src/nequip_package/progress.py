@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Report"]
+
+Report = Callable[[str], None]
+"""What is called with one line before each step of something long, a `Progress` for instance."""
 
 _WIDTH = 30
 _BETWEEN_UPDATES = 0.1

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nequip_core.archive.container import write_archive
-from nequip_core.archive.format import MANIFEST_MEMBER, PACKAGE_SUFFIX, SIGNATURES_MEMBER
+from nequip_core.archive.format import MANIFEST_MEMBER, SIGNATURES_MEMBER
 from nequip_core.archive.manifest import UNLISTED, hash_bytes, manifest_bytes, parse_manifest
 from nequip_core.archive.reader import PackageReader
-from nequip_core.errors import FileFormatError, PackagingError
-from nequip_core.files import atomic_path, require_output_suffix
+from nequip_core.errors import FileFormatError
+from nequip_core.files import atomic_path
+from nequip_package.output_path import require_other_file, unwritable
 
 __all__ = ["write_with_members"]
 
@@ -36,16 +37,15 @@ def write_with_members(
 
     Raises:
         FileFormatError: `package` is of an older format or damaged, or `output` has a wrong name.
-        PackagingError: the file cannot be written, or `output` is `package`.
+        ConfigError: `output` is `package`.
+        PackagingError: the file cannot be written.
     """
     if package.format_version < _FORMAT:
         raise FileFormatError(
             f"'{package.path}' has format {package.format_version}, only packages of format "
             f"{_FORMAT} can be changed so: nequip-package upgrade makes one of it"
         )
-    target = require_output_suffix(output, PACKAGE_SUFFIX, "package")
-    if target.exists() and target.samefile(package.path):
-        raise PackagingError(f"input and output must be different files, both are '{target}'")
+    target = require_other_file(package.path, output)
     members: dict[str, bytes | Path | Callable[[], BinaryIO]] = {
         name.removeprefix(f"{package.root}/"): functools.partial(
             package.open_member, name.removeprefix(f"{package.root}/")
@@ -63,5 +63,5 @@ def write_with_members(
             write_archive(scratch, members)
             PackageReader(scratch).verify_contents()
     except OSError as error:
-        raise PackagingError(f"cannot write '{target}': {error}") from error
+        raise unwritable(target, error) from error
     return PackageReader(target)

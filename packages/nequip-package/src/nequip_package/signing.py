@@ -121,8 +121,9 @@ def read_private_key(
     try:
         key: Any = load(content, None)
     except TypeError:  # encrypted
+        given = password()
         try:
-            key = load(content, password())
+            key = load(content, given)
         except (ValueError, TypeError, unsupported) as error:
             raise FileFormatError(f"the private key '{path}' cannot be read: {error}") from error
     except (ValueError, unsupported) as error:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,12 +17,14 @@ from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.errors import ConfigError, FileFormatError, PackagingError, closest
 from nequip_core.files import require_file
-from nequip_package.build import Content, Report, write_package
 from nequip_package.import_statements import ImportStatement, import_statements
 from nequip_package.installed_source import installed_source
-from nequip_package.members import Members, extern_modules
-from nequip_package.parent_package import content_from, load_parent, require_other_file
+from nequip_package.output_path import note_signatures, require_other_file
+from nequip_package.progress import Report
 from nequip_package.rules import collect_rules
+
+if TYPE_CHECKING:
+    from nequip_package.members import Members
 
 __all__ = ["update_package"]
 
@@ -63,12 +66,26 @@ def update_package(
     reader = PackageReader(source)
     rules = collect_rules() if rules is None else rules
     new = _new_members(reader, replacements)
+    config = _mapping(new[CONFIG_MEMBER]) if CONFIG_MEMBER in new else None
+    for name, content in new.items():
+        if name.endswith(_SOURCE_SUFFIX):
+            _imports(name, content)
+    held = {name.partition("/")[2] for _, name in reader.members()}
+    for name, content in new.items():
+        if name in held and reader.read_bytes(name) == content:
+            getattr(report, "note", report)(f"'{name}' is as it was")
     report(f"loading {source}")
+    # Imports torch, which takes seconds: after the checks and the first line.
+    from nequip_package.build import Content, write_package
+    from nequip_package.parent_package import content_from, load_parent
+
     parent = load_parent(source, trust_code)
+    note_signatures(parent.reader, report)
     details = {"replaced": {name: hash_bytes(content)[0] for name, content in sorted(new.items())}}
     settled = content_from(parent, "updated", details)
-    if CONFIG_MEMBER in new:
-        settled["config"] = _mapping(new.pop(CONFIG_MEMBER))
+    if config is not None:
+        settled["config"] = config
+        del new[CONFIG_MEMBER]
 
     def replace(members: Members) -> Members:
         return _replaced(members, new, rules)
@@ -125,11 +142,33 @@ def _mapping(content: bytes) -> Mapping[str, object]:
         raise FileFormatError(f"the new '{CONFIG_MEMBER}' is not YAML: {error}") from error
     if not isinstance(config, dict):
         raise FileFormatError(f"the new '{CONFIG_MEMBER}' is not a mapping")
+    found = _interpolation(config)
+    if found is not None:
+        raise FileFormatError(
+            f"the new '{CONFIG_MEMBER}' has the interpolation '{found[1]}' at '{found[0]}'; a "
+            "package holds its config with interpolations resolved: write the value, or start from "
+            "what nequip-package info --config prints"
+        )
     return config
+
+
+def _interpolation(content: Any, place: str = "") -> tuple[str, str] | None:
+    """Return where the first text with ``${`` is in a config, and the text; None if none is."""
+    if isinstance(content, str):
+        return (place, content) if "${" in content else None
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(content, Mapping):
+        items = content.items()
+    elif isinstance(content, list):
+        items = enumerate(content)
+    parts = (_interpolation(value, f"{place}.{key}" if place else str(key)) for key, value in items)
+    return next((found for found in parts if found is not None), None)
 
 
 def _replaced(members: Members, new: Mapping[str, bytes], rules: PackagingRules) -> Members:
     """Return the members with new sources, and with what these import from outside listed."""
+    from nequip_package.members import extern_modules
+
     result: Members = {**members, **new}
     modules = {_module_name(name) for name in result if name.endswith(_SOURCE_SUFFIX)}
     externs = set(extern_modules(members))
@@ -158,10 +197,11 @@ def _needed_from_outside(
     if statement.optional:
         return set()
     member = f"{module.replace('.', '/')}{_SOURCE_SUFFIX}"
+    way = f"add it with --replace package/{member}, or " if top in own_tops else ""
     raise PackagingError(
         f"the new '{name}', line {statement.line}, imports '{module}', which the package does not "
-        f"hold and no packaging rule makes external: add it with --replace package/{member}, or "
-        "have its distribution declare it external (entry point of group 'nequip.packaging')"
+        f"hold and no packaging rule makes external: {way}have its distribution declare it "
+        "external (entry point of group 'nequip.packaging')"
     )
 
 

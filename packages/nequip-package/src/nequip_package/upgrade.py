@@ -9,8 +9,8 @@ from nequip_core.archive.format import CURRENT_FORMAT
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.errors import ConfigError
-from nequip_package.build import Content, Report, write_package
-from nequip_package.parent_package import content_from, load_parent, require_other_file
+from nequip_package.output_path import require_other_file
+from nequip_package.progress import Report
 
 __all__ = ["upgrade_package"]
 
@@ -45,5 +45,9 @@ def upgrade_package(
     if found >= CURRENT_FORMAT:
         raise ConfigError(f"'{source}' has format {found}, the current one: nothing to upgrade")
     report(f"loading {source}")
+    # Imports torch, which takes seconds: after the checks and the first line.
+    from nequip_package.build import Content, write_package
+    from nequip_package.parent_package import content_from, load_parent
+
     parent = load_parent(source, trust_code)
     return write_package(Content(**content_from(parent, "upgraded")), target, report, rules)

@@ -49,12 +49,16 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     # Before the slow import of torch: names and files.
-    from nequip_core.files import require_file, require_output_suffix, require_suffix
+    from nequip_core.files import require_file, require_suffix
+    from nequip_package.file_kinds import require_content_of_name
+    from nequip_package.output_path import require_other_file
     from nequip_package.progress import Progress
 
     source = require_suffix(options.ckpt_path, _SUFFIXES, "checkpoint")
     require_file(source, "checkpoint")
-    output = require_output_suffix(options.output_path, PACKAGE_SUFFIX, "package")
+    require_content_of_name(source)
+    output = require_other_file(source, options.output_path)
+    _require_mode(options.mode)
     progress = Progress()
     progress(f"loading {source}")
     from nequip_package.build import build_package
@@ -63,3 +67,14 @@ def _build(options: argparse.Namespace) -> None:
     forms = load_forms(source, options.mode, options.trust_code)
     build_package(forms.saved, output, progress, further_modes=forms.further)
     progress.written(output)
+
+
+def _require_mode(mode: str) -> None:
+    """Check the packaging mode; extension packages, which can add some, are imported for others."""
+    if mode == DEFAULT_MODE:
+        return
+    from nequip_core.archive.modes import forms_of_mode
+    from nequip_core.plugins import import_extensions
+
+    import_extensions()
+    forms_of_mode(mode)

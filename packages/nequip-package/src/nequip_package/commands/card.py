@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 from typing import Any
 
@@ -64,6 +65,8 @@ def _card(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     changes = {**_from_file(options.file), **dict(map(_key_and_value, options.changes))}
     card = edited_card(package.card, changes, options.unset)
+    if card == package.card:
+        print("note: the card is as it was", file=sys.stderr)
     written = write_card(package, options.output_path, card)
     for key in changes:
         if key.partition(".")[0] not in CARD_KEYS:
@@ -94,9 +97,15 @@ def _key_and_value(text: str) -> tuple[str, Any]:
     if not equals:
         raise ConfigError(f"--set takes KEY=VALUE, got '{text}'")
     try:
-        return key.strip(), yaml.safe_load(value)
+        found = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"the value of '{key}' is not YAML: {error}") from error
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ConfigError(
+            f"the value of '{key}' is not YAML: {reason}; put text with special characters in "
+            f"quotes: --set '{key}=\"...\"'"
+        ) from error
+    # YAML takes 2026-01-01 for a date; a card holds text.
+    return key.strip(), value.strip() if isinstance(found, datetime.date) else found
 
 
 def _from_file(file: str | None) -> dict[str, Any]:
@@ -110,7 +119,8 @@ def _from_file(file: str | None) -> dict[str, Any]:
     try:
         content = yaml.safe_load(require_file(file, "file of card values").read_bytes())
     except yaml.YAMLError as error:
-        raise ConfigError(f"'{file}' is not YAML: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"'{file}' is not YAML: {reason}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"'{file}' must hold a mapping from keys of the card to values")
     return content

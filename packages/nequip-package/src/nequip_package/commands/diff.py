@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
@@ -41,17 +40,17 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 if there are any")
-    parser.set_defaults(body=lambda options: _diff(options, parser))
+    parser.set_defaults(body=_diff)
 
 
-def _diff(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def _diff(options: argparse.Namespace) -> int:
     from nequip_core.archive.reader import PackageReader
 
     first = PackageReader(options.pkg_path)
     if options.other is None:
         differs = _against_installed(first, options)
     elif not options.other.endswith(PACKAGE_SUFFIX):
-        differs = _one_member(first, options, parser)
+        differs = _one_member(first, options)
     else:
         second = PackageReader(options.other)
         differs = (
@@ -76,6 +75,8 @@ def _against_installed(package: PackageReader, options: argparse.Namespace) -> b
             installed = path.read_bytes() if path else b""
             names = f"{package.path.name}:{change.member}", str(path or "/dev/null")
             _print_diff(unified_diff(package.read_bytes(change.member), installed, names))
+        if not changes:
+            print(_NONE)
     else:
         for line in columns(_code_rows(changes, ("", "not installed", "")), "lrrl"):
             print(line)
@@ -83,18 +84,15 @@ def _against_installed(package: PackageReader, options: argparse.Namespace) -> b
     return bool(changes)
 
 
-def _one_member(
-    package: PackageReader, options: argparse.Namespace, parser: argparse.ArgumentParser
-) -> bool:
+def _one_member(package: PackageReader, options: argparse.Namespace) -> bool:
     from nequip_core.errors import MissingFileError
+    from nequip_core.files import require_file
     from nequip_package.diff import find_member, unified_diff
     from nequip_package.installed_source import installed_source
 
     member = find_member(package, options.other)
     if options.file is not None:
-        local = Path(options.file)
-        if not local.exists() or local.is_dir():
-            parser.error(f"no file at '{local}'")
+        local = require_file(options.file, "file")
     else:
         found = installed_source(member)
         if found is None:
@@ -177,11 +175,12 @@ def _print_report(found: PackageDiff, names: tuple[str, str]) -> None:
         print(f"\n{heading('Code')}")
         for line in columns(_code_rows(found.code), "lrrl"):
             print(line)
-    print(f"\n{heading('Weights')}")
     if found.tensors:
+        print(f"\n{heading('Weights')}")
         for line in columns(_tensor_rows(found.tensors), "lllrrrr"):
             print(line)
-    print(f"{found.num_tensors - len(found.tensors)} of {found.num_tensors} tensors are the same")
+        same = found.num_tensors - len(found.tensors)
+        print(f"{same} of {found.num_tensors} tensors are the same")
     if found.members:
         print(f"\n{heading('Other files')}")
         for line in columns((visible(name), visible(how)) for name, how in found.members):

@@ -35,7 +35,11 @@ def add_parser(commands: Any) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="print YAML for machines")
     form.add_argument("--json", action="store_true", help="print JSON for machines")
-    form.add_argument("--config", action="store_true", help="print the training config, as it is")
+    form.add_argument(
+        "--config",
+        action="store_true",
+        help="print the training config, interpolations resolved, absolute paths shortened",
+    )
     parser.set_defaults(body=_info)
 
 
@@ -88,7 +92,10 @@ def _facts(package: PackageReader) -> dict[str, Any]:
         "members": len(package.members()),
         "built_here": is_trusted(package.identity),
         "architectures": _architectures(package),
-        "signers": [entry.get("signer", "") for entry in package.signatures()],
+        "signatures_not_checked": [
+            {"signer": entry.get("signer", ""), "public_key": entry.get("public_key", "")}
+            for entry in package.signatures()
+        ],
         "lineage": [
             {key: step.get(key) for key in ("relation", "digest", "format", "packager", "details")}
             for step in package.lineage
@@ -121,7 +128,7 @@ def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | 
         ("size", f"{size_text(facts['size'])}, {facts['members']} members"),
         ("code", _code_text(facts)),
         *(("model", f"{name}: {facts['architectures'][name]}") for name in rebuilt),
-        *(("signed by", visible(signer)) for signer in facts["signers"]),
+        *(("signature", _signature_text(entry)) for entry in facts["signatures_not_checked"]),
         *(("from", _step_text(step)) for step in facts["lineage"]),
     ]
     print(heading(visible(package.path.name)))
@@ -133,6 +140,12 @@ def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | 
         print(visible(line))
     if modifiers is not None:
         _print_modifiers(modifiers)
+
+
+def _signature_text(entry: dict[str, str]) -> str:
+    """Return whose a signature claims to be; anybody can write that."""
+    who = f"of '{entry['signer']}', " if entry["signer"] else ""
+    return f"{who}not checked (nequip-package verify)"
 
 
 def _step_text(step: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ def add_parser(commands: Any) -> None:
     """Add ``modify`` to the subcommands."""
     parser = commands.add_parser(
         "modify",
+        usage="%(prog)s [-h] input_path output_path --modifier NAME [KEY=VALUE ...] [--trust-code]",
         help="change the models of a package by their persistent modifiers",
         description="Write a package whose models, in every mode, are changed by their own "
         "persistent modifiers (nequip-package info --modifiers lists them). Modifiers and "

@@ -22,17 +22,21 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("input_path", help=f"package to sign, {PACKAGE_SUFFIX}")
     parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
     parser.add_argument("--key", required=True, help="private key, PEM or OpenSSH")
-    parser.add_argument("--signer", default="", help="who signs, free text")
-    parser.set_defaults(body=_sign)
+    parser.add_argument("--signer", help="who signs, free text")
+    parser.set_defaults(body=lambda options: _sign(options, parser))
 
 
-def _sign(options: argparse.Namespace) -> None:
+def _sign(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if options.signer is not None and not options.signer.strip():
+        parser.error("--signer is empty: name who signs, or leave the option out")
     from nequip_core.archive.reader import PackageReader
+    from nequip_package.output_path import require_other_file
     from nequip_package.signing import public_key_text, read_private_key, sign_package
 
     package = PackageReader(options.input_path)
+    require_other_file(package.path, options.output_path)
     key = read_private_key(options.key, _ask_password)
-    written = sign_package(package, options.output_path, key, options.signer)
+    written = sign_package(package, options.output_path, key, options.signer or "")
     print(f"wrote {written.path}", file=sys.stderr)
     print(f"signed {written.identity}", file=sys.stderr)
     print(f"with the public key {public_key_text(key.public_key())}", file=sys.stderr)
@@ -40,5 +44,17 @@ def _sign(options: argparse.Namespace) -> None:
 
 def _ask_password() -> bytes:
     import getpass
+    import warnings
 
-    return getpass.getpass("password of the private key: ").encode()
+    from nequip_core.errors import ConfigError
+
+    try:
+        with warnings.catch_warnings():
+            # That what is typed would be seen, or comes from a pipe.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass("password of the private key: ").encode()
+    except (EOFError, OSError, getpass.GetPassWarning) as error:
+        raise ConfigError(
+            "the private key has a password, and there is no terminal to ask for it; "
+            "ssh-keygen -p -f KEY takes it off a copy of the key"
+        ) from error

@@ -15,6 +15,7 @@ def add_parser(commands: Any) -> None:
     """Add ``update`` to the subcommands."""
     parser = commands.add_parser(
         "update",
+        usage="%(prog)s [-h] input_path output_path --replace PACKAGE_FILE [FILE] [--trust-code]",
         help="replace files in a package, predictions unchanged",
         description="Write a package in which files are replaced. It appears only if its models "
         "give what they gave before, for every reference frame.",
@@ -44,7 +45,10 @@ def _update(options: argparse.Namespace) -> None:
     replacements = []
     for words in options.replacements:
         if len(words) > 2:
-            options.parser.error(f"--replace takes one or two paths, got {len(words)}: {words}")
+            options.parser.error(
+                f"--replace takes one or two paths, got {len(words)}: {words}; "
+                "the input and the output come before it"
+            )
         replacements.append((words[0], words[1] if len(words) == 2 else None))
     progress = Progress()
     from nequip_package.update import update_package

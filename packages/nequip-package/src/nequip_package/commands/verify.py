@@ -54,7 +54,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         from nequip_package.console import json_text
 
-        print(json_text(_plain(package, signatures, result, signed and wanted, good)))
+        print(json_text(_plain(package, signatures, result, good)))
     else:
         _print_contents(package, signatures, unchecked)
         if wanted is not None and not signed:
@@ -104,7 +104,6 @@ def _plain(
     package: PackageReader,
     signatures: list[SignatureCheck],
     result: Verification | None,
-    signed_by: str | bool | None,
     good: bool,
 ) -> dict[str, Any]:
     return {
@@ -113,7 +112,7 @@ def _plain(
         "identity": package.identity,
         "contents": "as in the manifest" if package.format_version >= 3 else "checksums agree",
         "signatures": [asdict(found) for found in signatures],
-        "signed_by": signed_by or None,
+        "signed_by": [found.public_key for found in signatures if found.is_valid],
         "outputs": [asdict(row) for row in result.rows] if result else [],
         "not_compared": [asdict(skipped) for skipped in result.skipped] if result else [],
     }
