@@ -1,4 +1,4 @@
-"""Packages that versions of ``nequip`` wrote run with their own code in ASE, and predict the same."""
+"""Packages that versions of ``nequip`` wrote run in ASE with their own code: the same numbers."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 from nequip_core.archive.trust import (
     TRUST_VARIABLE,
     consent,
+    is_refused,
     is_trusted,
     remember_built,
     trusting,
@@ -106,8 +107,12 @@ def test_a_home_that_cannot_be_written_stops_nothing(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
-    remember_built(ONE)
-    assert "is not remembered as built here" in caplog.text
+    remember_built(ONE, tmp_path / "alloy.nequip.zip")
+    assert "alloy.nequip.zip' is not remembered as built here (" in caplog.text
+    assert "will not run here without consent" in caplog.text
+    assert ONE not in caplog.text
+    remember_built(TWO)
+    assert f"'{TWO}' is not remembered as built here (" in caplog.text
     assert not is_trusted(ONE)
 
 
@@ -118,6 +123,16 @@ def test_a_relative_data_home_is_ignored(tmp_path: Path, monkeypatch: pytest.Mon
     remember_built(ONE)
     assert (tmp_path / "home/.local/share/nequip/built-packages").exists()
     assert not (tmp_path / "here").exists()
+
+
+def test_only_a_no_of_the_caller_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUST_VARIABLE, "0")
+    assert is_refused(False)
+    assert not is_refused(None)
+    assert not is_refused(True)
+    with trusting(False):
+        assert is_refused(None)
+        assert not is_refused(True)
 
 
 def test_the_caller_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:

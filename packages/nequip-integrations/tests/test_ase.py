@@ -341,6 +341,6 @@ def test_a_package_that_cannot_be_rebuilt_is_refused_without_consent(tmp_path, m
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "nobody"))
     monkeypatch.delenv("NEQUIP_TRUST_CODE", raising=False)
     golden = Path(__file__).parents[3] / "tests/golden/format2-nequip-0.1.0/model.nequip.zip"
-    with pytest.raises(TrustError, match=r"nequip-package audit .*trust_code=True"):
+    with pytest.raises(TrustError, match=r"(?s)nequip-package audit .*trust_code=True"):
         NequIPCalculator.from_package(golden)
     assert NequIPCalculator.from_package(golden, trust_code=True).model.is_graph_model

@@ -155,10 +155,23 @@ def test_a_snapshot_without_consent_is_refused_with_the_ways_out(package: Path) 
     for way in (f"nequip-package audit '{package}'", "--trust-code", "trust_code=True"):
         assert way in str(caught.value)
     assert "NEQUIP_TRUST_CODE=1" in str(caught.value)
+    without_path = str(caught.value).replace(str(package), "")
+    assert max(len(line) for line in without_path.splitlines()) < 100
+
+
+def test_a_caller_who_says_no_is_told_that_it_was_the_caller(package: Path) -> None:
+    from nequip_core.archive.trust import remember_built
+
+    remember_built(PackageReader(package).identity)
+    with pytest.raises(TrustError, match="may not run: trust_code is False") as caught:
+        load_package(package, load="snapshot", trust_code=False)
+    assert "was not built here" not in str(caught.value)
+    with pytest.raises(TrustError, match="trust_code is False"):
+        load_example_data(GOLDEN, trust_code=False)
 
 
 def test_an_older_format_takes_consent(tmp_path: Path) -> None:
-    with pytest.raises(TrustError, match=r"nequip-package audit.*format 2, which does not say"):
+    with pytest.raises(TrustError, match=r"(?s)package audit.*format 2, which does not say"):
         load_package(GOLDEN)
     with pytest.raises(TrustError, match="nequip-package audit"):
         load_example_data(GOLDEN)

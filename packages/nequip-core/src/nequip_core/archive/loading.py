@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.reader import PackageReader
-from nequip_core.archive.trust import TRUST_VARIABLE, consent
+from nequip_core.archive.trust import TRUST_VARIABLE, consent, is_refused
 from nequip_core.errors import ConfigError, NequIPError, TrustError
 from nequip_core.frames import Frame
 from nequip_core.saved_model import Parent, SavedModel, requested_mode
@@ -76,7 +76,7 @@ def load_opened(
         models = load_models(open_importer(package), package, mode)
         return _saved(package, models, "snapshot")
     if load == "snapshot":
-        raise TrustError(_refusal(package))
+        raise TrustError(_refusal(package, trust_code))
     from nequip_core.archive.rebuild import rebuild
 
     try:
@@ -85,7 +85,7 @@ def load_opened(
         if load == "rebuild":
             raise
         raise TrustError(
-            f"{_refusal(package)}. It cannot be loaded without that code: {error}"
+            f"{_refusal(package, trust_code)}\n  It cannot be loaded without that code: {error}"
         ) from error
 
 
@@ -107,7 +107,7 @@ def load_example_data(path: str | os.PathLike[str], trust_code: bool | None = No
     if package.format_version >= 3:
         return package.example_frame()
     if not consent(trust_code, package.identity):
-        raise TrustError(_refusal(package))
+        raise TrustError(_refusal(package, trust_code))
     from nequip_core.archive.snapshot import load_example_frame, open_importer
 
     return load_example_frame(open_importer(package), package)
@@ -194,12 +194,18 @@ def package_parent(package: PackageReader, relation: str) -> Parent:
     )
 
 
-def _refusal(package: PackageReader) -> str:
-    """Return the message for code that may not run, with the way to look at it first."""
+def _refusal(package: PackageReader, trust_code: bool | None) -> str:
+    """Return the message for code that may not run: why, how to look at it, how to consent."""
     path = package.path
+    if is_refused(trust_code):
+        return (
+            f"'{path}' holds code that may not run: trust_code is False\n"
+            "  trust_code=None runs what was built here by you, trust_code=True runs it anyway"
+        )
     return (
-        f"'{path}' holds code that was not built here by you, and there is no consent to run it. "
-        f"Look at what it would run: nequip-package audit '{path}'. If you trust its origin: "
-        f"--trust-code on the command line, trust_code=True (in a config: trust_code: true), or "
-        f"{TRUST_VARIABLE}=1 in the environment"
+        f"'{path}' holds code that was not built here by you, and there is no consent to run it\n"
+        f"  Look at what it would run: nequip-package audit '{path}'\n"
+        "  If you trust its origin, on the command line: --trust-code\n"
+        "  in Python: trust_code=True; in a training config: trust_code: true\n"
+        f"  or in the environment: {TRUST_VARIABLE}=1"
     )

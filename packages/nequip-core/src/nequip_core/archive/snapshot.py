@@ -107,7 +107,7 @@ def load_models(
 
 
 def _state_cutoffs(model: torch.nn.Module, package: PackageReader) -> None:
-    """Give a graph model the attributes of its cutoffs that it lacks, from what it or its file says.
+    """Give a graph model the attributes of its cutoffs that it lacks: what it or its file states.
 
     A file that tells none leaves the model as it is.
     """

@@ -18,7 +18,14 @@ from pathlib import Path
 
 from nequip_core.errors import ConfigError
 
-__all__ = ["TRUST_VARIABLE", "consent", "is_trusted", "remember_built", "trusting"]
+__all__ = [
+    "TRUST_VARIABLE",
+    "consent",
+    "is_refused",
+    "is_trusted",
+    "remember_built",
+    "trusting",
+]
 
 TRUST_VARIABLE = "NEQUIP_TRUST_CODE"
 """Environment variable; ``1`` consents to the code of every file that the process loads."""
@@ -40,10 +47,20 @@ def consent(trust_code: bool | None, identity: str) -> bool:
     Raises:
         ConfigError: the environment variable is neither 1 nor 0.
     """
-    said = _TRUSTED_BY_CALLER.get() if trust_code is None else trust_code
+    said = _said(trust_code)
     if said is not None:
         return bool(said)
     return _environment_consents() or is_trusted(identity)
+
+
+def is_refused(trust_code: bool | None) -> bool:
+    """Return whether the caller says no, so that neither environment nor origin count.
+
+    Args:
+        trust_code: see `consent`.
+    """
+    said = _said(trust_code)
+    return said is not None and not said
 
 
 @contextlib.contextmanager
@@ -62,7 +79,7 @@ def is_trusted(identity: str) -> bool:
     return _IDENTITY.fullmatch(identity) is not None and identity in _known()
 
 
-def remember_built(identity: str) -> None:
+def remember_built(identity: str, built: str | os.PathLike[str] | None = None) -> None:
     """Add the identity of a package that was just built here.
 
     Where the file cannot be written, or others can write to it, a warning is logged and the package
@@ -70,6 +87,7 @@ def remember_built(identity: str) -> None:
 
     Args:
         identity: identity of the package, 64 hexadecimal digits.
+        built: what was built, for the warning; default the identity.
 
     Raises:
         ValueError: `identity` is not one.
@@ -88,11 +106,25 @@ def remember_built(identity: str) -> None:
                 # One write in append mode: lines of several processes do not mix.
                 os.write(descriptor, f"{identity}\n".encode("ascii"))
             else:
-                _LOG.warning("%s is not remembered: others can write to '%s'", identity, path)
+                _warn_unknown(built or identity, f"others can write to '{path}'")
         finally:
             os.close(descriptor)
     except OSError as error:
-        _LOG.warning("%s is not remembered as built here: %s", identity, error)
+        _warn_unknown(built or identity, str(error))
+
+
+def _warn_unknown(built: str | os.PathLike[str], reason: str) -> None:
+    _LOG.warning(
+        "'%s' is not remembered as built here (%s): the code in it will not run here without "
+        "consent, --trust-code or trust_code=True",
+        os.fspath(built),
+        reason,
+    )
+
+
+def _said(trust_code: bool | None) -> bool | None:
+    """Return what the caller says, or an enclosing `trusting` says for it."""
+    return _TRUSTED_BY_CALLER.get() if trust_code is None else trust_code
 
 
 def _environment_consents() -> bool:
