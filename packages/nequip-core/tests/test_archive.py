@@ -183,6 +183,24 @@ def test_truncated_package_is_refused(package: Path, tmp_path: Path, kept: float
         PackageReader(short)
 
 
+def test_a_package_that_was_packed_again_compressed_is_told_from_a_damaged_one(
+    package: Path, tmp_path: Path
+) -> None:
+    packed, plain = tmp_path / "packed.nequip.zip", tmp_path / "plain.nequip.zip"
+    with (
+        zipfile.ZipFile(package) as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as compressed,
+        zipfile.ZipFile(plain, "w") as stored,
+    ):
+        for name in source.namelist():
+            compressed.writestr(name, source.read(name))
+            stored.writestr(name, source.read(name))
+    with pytest.raises(FileFormatError, match=r"packed again by another .* zip -0 -X -D") as caught:
+        PackageReader(packed)
+    assert "truncated" not in str(caught.value)
+    assert PackageReader(plain).format_version == PackageReader(package).format_version
+
+
 def test_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.nequip.zip").write_text("hello")
     with pytest.raises(FileFormatError, match="truncated or not a package"):

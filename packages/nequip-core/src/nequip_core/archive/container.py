@@ -12,7 +12,12 @@ from typing import BinaryIO
 
 from nequip_core.archive.format import TOP_FOLDER
 from nequip_core.archive.member_names import duplicate_name, name_fault
-from nequip_core.archive.zip_directory import StructureError, check_canonical, read_records
+from nequip_core.archive.zip_directory import (
+    CompressedError,
+    StructureError,
+    check_canonical,
+    read_records,
+)
 from nequip_core.archive.zip_records import Record, central_header, end_records, local_header
 from nequip_core.errors import FileFormatError, MissingFileError
 
@@ -58,6 +63,12 @@ def read_entries(path: str | os.PathLike[str]) -> list[Entry]:
         with Path(path).open("rb") as file:
             length = file.seek(0, os.SEEK_END)
             records = read_records(file, length)
+    except CompressedError as error:
+        raise FileFormatError(
+            f"'{path}' was packed again by another program: {error}, and packages hold stored "
+            "data. Get the original file; one of format 1 or 2 may also be unzipped and its folder "
+            "zipped without compression: zip -0 -X -D -r NAME.nequip.zip FOLDER"
+        ) from None
     except StructureError as error:
         raise FileFormatError(
             f"'{path}' is truncated or not a package: {error} ({length} bytes); "

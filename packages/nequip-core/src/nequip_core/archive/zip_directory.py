@@ -34,7 +34,14 @@ from nequip_core.archive.zip_records import (
     local_header,
 )
 
-__all__ = ["LARGEST_DIRECTORY", "MOST_MEMBERS", "StructureError", "check_canonical", "read_records"]
+__all__ = [
+    "LARGEST_DIRECTORY",
+    "MOST_MEMBERS",
+    "CompressedError",
+    "StructureError",
+    "check_canonical",
+    "read_records",
+]
 
 LARGEST_DIRECTORY = 16 * 2**20
 """Bytes that the central directory may have."""
@@ -49,6 +56,10 @@ _DOS_FOLDER = 0x10  # miniz extracts nothing for such a member, whatever its dat
 
 class StructureError(Exception):
     """What is wrong with a zip file, as the end of a sentence."""
+
+
+class CompressedError(StructureError):
+    """A member is compressed, which no writer of packages does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +243,14 @@ def _central(name: str, fields: tuple[int, ...], extra: bytes) -> _Central:
     if needed > _NEWEST_VERSION:
         raise StructureError(f"the member {_shown(name)} needs version {needed / 10} of zip")
     if method:
-        raise StructureError(f"the member {_shown(name)} is compressed; packages hold stored data")
+        raise CompressedError(f"the member {_shown(name)} is compressed")
     if disk:
         raise StructureError("it is one volume of several")
     if attributes & _DOS_FOLDER:
         raise StructureError(f"the member {_shown(name)} is marked as a folder")
     packed, size, header = _widened(name, (packed, size, header), extra)
     if packed != size:
-        raise StructureError(f"the member {_shown(name)} is compressed; packages hold stored data")
+        raise CompressedError(f"the member {_shown(name)} is compressed")
     return _Central(Record(name, crc, size, header), flags)
 
 
