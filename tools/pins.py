@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from environments import DISTRIBUTIONS, TREE, WORK, bare, find_python, wheel_of
 from packaging.requirements import Requirement
@@ -27,10 +28,10 @@ LAYERS = tuple(bare(name) for name in DISTRIBUTIONS)
 TEST_TOOLS = ("pytest>=8",)
 
 
-def project(distribution: str) -> dict[str, object]:
+def project(distribution: str) -> dict[str, Any]:
     """Return the ``[project]`` table of a distribution of the tree."""
     file = ROOT / "packages" / distribution / "pyproject.toml"
-    table: dict[str, object] = tomllib.loads(file.read_text())["project"]
+    table: dict[str, Any] = tomllib.loads(file.read_text())["project"]
     return table
 
 
@@ -60,7 +61,8 @@ def lower_ends(distribution: str) -> dict[str, str]:
     from packaging.version import Version
 
     found: dict[str, str] = {}
-    pending, seen = [(distribution, ())], set()
+    pending: list[tuple[str, tuple[str, ...]]] = [(distribution, ())]
+    seen: set[tuple[str, tuple[str, ...]]] = set()
     while pending:
         name, extras = pending.pop()
         if (name, extras) in seen:
