@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import sys
 import warnings
 from typing import Any
@@ -48,6 +49,8 @@ MODEL_LOADERS = "nequip.model_loaders"
 NEIGHBOR_BACKENDS = "nequip.neighbor_backends"
 PACKAGING = "nequip.packaging"
 REBUILD = "nequip.rebuild"
+
+_LOG = logging.getLogger(__name__)
 
 
 def _distribution(entry: importlib.metadata.EntryPoint) -> str:
@@ -103,23 +106,26 @@ def load_plugin(group: str, name: str, hint: str = "") -> Any:
 
 
 def import_extensions() -> list[str]:
-    """Import every installed extension package and return their top-level module names.
+    """Import every installed extension package and return their modules' names.
 
-    Raises:
-        PluginError: an extension fails to import; the message names its distribution.
+    One that does not import is logged as a warning with its distribution: it may have nothing to do
+    with what is asked for. Whatever needs it fails later, and names it.
     """
     modules = []
     for entry in _entries(EXTENSIONS):
         if entry.value in modules:
             continue
+        modules.append(entry.value)
         try:
             entry.load()
         except Exception as error:
-            raise PluginError(
-                f"extension '{entry.value}' from {_distribution(entry)} does not import "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        modules.append(entry.value)
+            _LOG.warning(
+                "extension '%s' from %s does not import (%s: %s); what it registers is missing",
+                entry.value,
+                _distribution(entry),
+                type(error).__name__,
+                error,
+            )
     return modules
 
 
