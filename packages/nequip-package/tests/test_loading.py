@@ -38,6 +38,7 @@ from nequip_core.instantiate import instantiate
 from nequip_core.modifiers import apply_modifiers
 from nequip_core.saved_model import SavedModel, load_saved_model
 from nequip_model.checkpoint import build_models
+from nequip_model.checkpoint_bases import ModelFromCheckpoint
 from nequip_package.build import build_package
 
 GOLDEN = Path(__file__).parents[3] / "tests/golden/format2-nequip-0.1.0/model.nequip.zip"
@@ -221,6 +222,20 @@ def test_documented_loaders_give_models_and_types(package: Path) -> None:
     config = {"_target_": "nequip.model.ModelFromPackage", "package_path": str(package)}
     assert not is_packaged(instantiate({**config, "load": "rebuild"}))
     assert is_packaged(instantiate({**config, "trust_code": True}))
+
+
+@pytest.mark.parametrize("consent", [True, False])
+def test_what_training_starts_from_is_in_training_mode(
+    package: Path, checkpoint: Path, consent: bool
+) -> None:
+    for models in (
+        ModelFromPackage(package, trust_code=consent),
+        ModelFromCheckpoint(checkpoint),
+    ):
+        assert all(part.training for part in models.modules())
+    for path in (package, checkpoint):
+        saved = load_saved_model(path, trust_code=consent)
+        assert not any(part.training for part in saved.models.modules())
 
 
 def test_a_mode_that_a_package_lacks_falls_back_to_eager(

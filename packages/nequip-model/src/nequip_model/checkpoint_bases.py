@@ -59,7 +59,9 @@ def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in c
 ) -> torch.nn.ModuleDict:
     """Return the models of a checkpoint by name, with their weights for prediction.
 
-    In a config, to go on training from it with another loss, other data, ...::
+    They are in training mode as a new model is. For predictions use
+    `nequip_core.saved_model.load_saved_model`, whose models are in eval mode. In a config, to go on
+    training from it with another loss, other data, ...::
 
         model:
           _target_: nequip.model.ModelFromCheckpoint

@@ -121,9 +121,10 @@ def ModelFromPackage(  # noqa: N802 - documented name, used like a class in conf
     *,
     mode: str | None = None,
 ) -> torch.nn.ModuleDict:
-    """Return the models of a package by name; the model that is alone is ``sole_model``.
+    """Return the models of a package by name, in training mode as a new model is.
 
-    In a config, to go on training from it::
+    The model that is alone is ``sole_model``. For predictions use `load_package`, whose models are
+    in eval mode. In a config, to go on training from it::
 
         model:
           _target_: nequip.model.ModelFromPackage
@@ -154,7 +155,7 @@ def ModelFromPackage(  # noqa: N802 - documented name, used like a class in conf
                 "'%s' has no mode '%s', only %s: eager is used", package_path, wanted, available
             )
             wanted = "eager"
-        return load_opened(package, load, trust_code, wanted).models
+        return load_opened(package, load, trust_code, wanted).models.train()
 
 
 def ModelTypeNamesFromPackage(  # noqa: N802 - documented name
