@@ -27,6 +27,7 @@ from nequip_core.archive.trust import TRUST_VARIABLE
 from nequip_core.errors import TrustError
 from nequip_core.saved_model import load_saved_model
 from nequip_core.synthetic import synthetic_frame
+from nequip_integrations.ase import NequIPCalculator
 from nequip_model.checkpoint import BASES_KEY, load_checkpoint
 from nequip_package.build import build_package
 from nequip_train.command import main
@@ -287,6 +288,16 @@ def test_training_goes_on_from_a_package_that_nequip_made(
     assert found.parent is not None
     assert found.parent.format in (1, 2)
     assert found.parent.versions["nequip"] == version
+    again = build_package(found, tmp_path / "again.nequip.zip")
+    atoms = ase.io.read("frames.xyz", "0")
+    energies = [
+        make(path, trust_code=True).get_potential_energy(atoms)
+        for make, path in (
+            (NequIPCalculator.from_checkpoint, "tuned/last.ckpt"),
+            (NequIPCalculator.from_package, again),
+        )
+    ]
+    assert energies[0] == pytest.approx(energies[1], abs=TOLERANCE)
     ckpt = "++ckpt_path=tuned/last.ckpt"
     assert train(tuned, "rest", *arguments, "trainer.max_epochs=2", ckpt) == 0
     assert load_checkpoint("rest/last.ckpt", trust_code=True).training["epoch"] == 1
