@@ -106,7 +106,7 @@ def load_models(
     return models.eval()
 
 
-def _state_cutoffs(model: torch.nn.Module, package: PackageReader) -> None:
+def _state_cutoffs(model: Any, package: PackageReader) -> None:
     """Give a graph model the attributes of its cutoffs that it lacks: what it or its file states.
 
     A file that tells none leaves the model as it is.
