@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nequip_core.compiled import CompiledModel, load_compiled_model, read_compiled_metadata
+from nequip_core.compiled import (
+    CompiledModel,
+    _matrix_precision,
+    load_compiled_model,
+    read_compiled_metadata,
+)
 from nequip_core.errors import (
     ConfigError,
     DataError,
@@ -88,9 +93,9 @@ def test_missing_file_is_said_to_be_missing(tmp_path):
         load_compiled_model(tmp_path / "no.nequip.pt2")
 
 
-@pytest.mark.parametrize("name", ["m.pt2", "m.nequip.pth", "m.nequip.zip", ".nequip.pt2"])
+@pytest.mark.parametrize("name", ["m.pt2", "m.pth", "m.nequip.zip", ".nequip.pt2"])
 def test_wrong_suffix_is_refused(tmp_path, name):
-    with pytest.raises(FileFormatError, match=r"must end in \.nequip\.pt2"):
+    with pytest.raises(FileFormatError, match=r"must end in \.nequip\.pt2 or \.nequip\.pth"):
         load_compiled_model(write(tmp_path / name))
 
 
@@ -218,3 +223,27 @@ def test_unfit_inputs_are_refused(change, message):
     frame = {key: value for key, value in frame.items() if value is not None}
     with pytest.raises(DataError, match=message):
         echo_model()(frame)
+
+
+@pytest.mark.parametrize("before", ["none", "ieee", "tf32"])
+def test_precision_of_a_file_holds_for_a_call_only(before):
+    settings = torch.backends.cuda.matmul
+    outside = settings.fp32_precision
+    settings.fp32_precision = before
+    try:
+        for allowed in (True, False):
+            with _matrix_precision(allowed, torch.device("cuda")):
+                assert (settings.fp32_precision == "tf32") == allowed
+            assert settings.fp32_precision == before
+            with _matrix_precision(allowed, torch.device("cpu")):
+                assert settings.fp32_precision == before
+    finally:
+        settings.fp32_precision = outside
+
+
+def test_edited_metadata_are_refused(tmp_path):
+    edits = {"num_types": "5", "r_max": "-1", "type_names": "Cu Cu", "model_dtype": "half"}
+    for key, text in {**edits, "per_edge_type_cutoff": "4.5 3.0"}.items():
+        path = write(tmp_path / "m.nequip.pt2", **{key: text})
+        with pytest.raises(FileFormatError, match=key):
+            load_compiled_model(path)

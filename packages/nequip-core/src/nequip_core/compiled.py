@@ -1,30 +1,33 @@
-"""Compiled models (``.nequip.pt2``): what they say about themselves, and how to run them.
+"""Compiled models (``.nequip.pt2``, ``.nequip.pth``), ready to be called.
 
-A file is bound to the torch version, device kind and processor features it was compiled for. All
-of that is read from the file and checked before any native code of it is loaded.
-
-| metadata key | value (all are strings) |
-|---|---|
-| `model_dtype` | `float32` or `float64`; positions, energies, forces are float64 either way |
-| `type_names` | type names separated by spaces, in the order of the type index |
-| `num_types` | number of types |
-| `r_max` | cutoff radius, length |
-| `per_edge_type_cutoff` | where set: row-major table, row = centre type, separated by spaces |
-| `allow_tf32` | `0` or `1` |
-| `nequip_aoti_inputs`, `nequip_aoti_outputs` | fields in positional order, separated by spaces |
-| `nequip_custom_ops_libs` | where needed: modules to import first, separated by spaces |
-| `nequip_torch_version`, `nequip_compile_version` | versions that wrote the file |
-| `AOTI_...` | device, platform and processor features, written by torch |
+A ``.nequip.pt2`` is bound to the torch version, device kind and processor features it was compiled
+for. All of that is read from the file, see `nequip_core.compiled_metadata`, and checked before any
+native code of it is loaded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nequip_core.compiled_metadata import (
+    AOTINDUCTOR_SUFFIX,
+    INPUTS_KEY,
+    OUTPUTS_KEY,
+    TF32_KEY,
+    TORCHSCRIPT_SUFFIX,
+    read_compiled_metadata,
+    require_compiled_metadata,
+)
+from nequip_core.compiled_script import (
+    ScriptRunner,
+    load_script,
+    script_fields,
+    with_zero_cell,
+)
 from nequip_core.cutoffs import cutoff_table_from_text
 from nequip_core.errors import (
     DataError,
@@ -41,7 +44,6 @@ from nequip_core.fields import (
     POSITIONS_KEY,
     is_long,
 )
-from nequip_core.files import require_file, require_suffix
 from nequip_core.fingerprint import require_device, require_processor, require_torch
 
 if TYPE_CHECKING:
@@ -60,11 +62,8 @@ __all__ = [
     "read_compiled_metadata",
 ]
 
-COMPILED_SUFFIX = ".nequip.pt2"
-INPUTS_KEY = "nequip_aoti_inputs"
-OUTPUTS_KEY = "nequip_aoti_outputs"
+COMPILED_SUFFIX = AOTINDUCTOR_SUFFIX
 
-_REQUIRED = ("type_names", "num_types", "r_max", "model_dtype", INPUTS_KEY, OUTPUTS_KEY)
 # Shapes by field, -1 for any size: compiled code reads memory by these without checking.
 _SHAPES: dict[str, tuple[int, ...]] = {
     POSITIONS_KEY: (-1, 3),
@@ -81,39 +80,6 @@ _SIZES: dict[str, dict[str, int]] = {
     "edges": {EDGE_INDEX_KEY: 1, EDGE_CELL_SHIFT_KEY: 0},
     "frames": {CELL_KEY: 0, NUM_NODES_KEY: 0},
 }
-
-
-def read_compiled_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the metadata of a compiled model, without importing torch or running anything.
-
-    Raises:
-        MissingFileError: there is no such file.
-        FileFormatError: the file is not a compiled model, or is damaged.
-    """
-    found = require_file(require_suffix(path, COMPILED_SUFFIX, "compiled model"), "compiled model")
-    try:
-        with zipfile.ZipFile(found) as archive:
-            members = [
-                name
-                for name in archive.namelist()
-                # torch 2.7 writes no folder of the archive's name on top, later versions do.
-                if "/data/aotinductor/model/" in f"/{name}" and name.endswith("_metadata.json")
-            ]
-            # The kernel and the wrapper carry the same metadata; older files have the wrapper's.
-            members.sort(key=lambda name: not name.endswith("wrapper_metadata.json"))
-            text = archive.read(members[0]) if members else b""
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise FileFormatError(
-            f"'{found}' is not a compiled model, or is damaged or cut short ({error}); "
-            "copy it again or compile the model again"
-        ) from error
-    try:
-        metadata = json.loads(text)
-    except ValueError as error:
-        raise FileFormatError(
-            f"'{found}' holds no AOTInductor model: its metadata is missing or damaged"
-        ) from error
-    return {str(key): str(value) for key, value in metadata.items()}
 
 
 class CompiledModel:
@@ -136,8 +102,13 @@ class CompiledModel:
         self.type_names = metadata["type_names"].split()
         self.r_max = float(metadata["r_max"])
         self.model_dtype = metadata["model_dtype"]
-        self.inputs = tuple(metadata[INPUTS_KEY].split())
-        self.outputs = tuple(metadata[OUTPUTS_KEY].split())
+        self.allow_tf32 = metadata.get(TF32_KEY, "0") == "1"
+        self._is_script = path.name.endswith(TORCHSCRIPT_SUFFIX)
+        if self._is_script:
+            self.inputs, self.outputs = script_fields(metadata)
+        else:
+            self.inputs = tuple(metadata[INPUTS_KEY].split())
+            self.outputs = tuple(metadata[OUTPUTS_KEY].split())
         self.per_edge_type_cutoff = cutoff_table_from_text(
             metadata.get("per_edge_type_cutoff"), len(self.type_names)
         )
@@ -157,11 +128,14 @@ class CompiledModel:
                 several frames where the model takes one.
         """
         tensors = self._arguments(data)
-        return dict(zip(self.outputs, self._loader.boxed_run(tensors), strict=True))
+        with _matrix_precision(self.allow_tf32, self.device):
+            return dict(zip(self.outputs, self._loader.boxed_run(tensors), strict=True))
 
     def _arguments(self, data: Frame) -> list[torch.Tensor]:
         from nequip_core.frames import num_frames, with_batch_
 
+        if self._is_script:
+            data = with_zero_cell(data)
         if BATCH_KEY in self.inputs and BATCH_KEY not in data and POSITIONS_KEY in data:
             data = with_batch_(dict(data))
         elif BATCH_KEY not in self.inputs and num_frames(data) != 1:
@@ -210,6 +184,27 @@ class CompiledModel:
         return _with_shape(name, value.detach()).contiguous()
 
 
+@contextlib.contextmanager
+def _matrix_precision(allow_tf32: bool, device: torch.device) -> Iterator[None]:
+    """Multiply matrices on a GPU as the file says, and leave torch's setting as it was."""
+    if device.type != "cuda":
+        yield
+        return
+    import torch
+
+    # Not `allow_tf32`: torch refuses to tell it once somebody has set the precision by this name.
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    if (before == "tf32") == allow_tf32:
+        yield
+        return
+    settings.fp32_precision = "tf32" if allow_tf32 else "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
 def _with_shape(name: str, value: torch.Tensor) -> torch.Tensor:
     """Return `value` in its documented shape; ``cell`` may lack its frame axis.
 
@@ -252,8 +247,9 @@ def load_compiled_model(
     """Return a compiled model, ready to be called.
 
     Args:
-        path: a ``.nequip.pt2`` file.
-        device: where to run; of the kind the file was compiled for. ``cuda`` is the current GPU.
+        path: a ``.nequip.pt2`` or ``.nequip.pth`` file.
+        device: where to run; for a ``.nequip.pt2`` of the kind it was compiled for. ``cuda`` is
+            the current GPU.
 
     Raises:
         MissingFileError: there is no such file.
@@ -264,10 +260,12 @@ def load_compiled_model(
     """
     metadata = read_compiled_metadata(path)
     found = Path(path)
-    _require_metadata(metadata, found)
+    require_compiled_metadata(metadata, found)
     place = require_device(metadata, device, found)
-    require_torch(metadata, found)
-    require_processor(metadata, found)
+    script = found.name.endswith(TORCHSCRIPT_SUFFIX)
+    if not script:
+        require_torch(metadata, found)
+        require_processor(metadata, found)
     for module in metadata.get("nequip_custom_ops_libs", "").split():
         try:
             importlib.import_module(module)
@@ -275,6 +273,9 @@ def load_compiled_model(
             raise MissingDependencyError(
                 f"'{found}' needs the module '{module}' for its custom operations: {error}"
             ) from error
+    if script:
+        runner = ScriptRunner(load_script(found, place), *script_fields(metadata), found)
+        return CompiledModel(runner, metadata, found, place)
     return CompiledModel(_native_loader(found, place), metadata, found, place)
 
 
@@ -292,12 +293,3 @@ def _native_loader(path: Path, device: torch.device) -> Any:
         raise FileFormatError(
             f"torch {torch.__version__} cannot load the compiled model '{path}': {first}"
         ) from error
-
-
-def _require_metadata(metadata: dict[str, str], path: Path) -> None:
-    missing = [key for key in _REQUIRED if key not in metadata]
-    if missing:
-        raise FileFormatError(
-            f"'{path}' is an AOTInductor file without the metadata {missing}: it was not made by "
-            "nequip-compile, or by too old a version; compile the model again"
-        )
