@@ -1,6 +1,5 @@
 """The command: what it accepts and refuses, and that nothing half-made is left behind."""
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,6 +12,7 @@ from nequip_compile import aotinductor
 from nequip_compile.aotinductor import compile_model
 from nequip_compile.command import main
 from nequip_core.compile_targets import ASE, custom_target
+from nequip_core.compiled_metadata import REPORT_NAME, read_verification_report
 from nequip_core.errors import CompileError, ConfigError
 
 
@@ -24,9 +24,14 @@ def output(tmp_path):
 @pytest.fixture
 def compiled_before(monkeypatch, for_ase):
     """In place of compiling, take the file of `for_ase`: the rest of the way stays as it is."""
-    monkeypatch.setattr(
-        aotinductor, "_compile", lambda program, path, metadata: shutil.copy(for_ase, path)
-    )
+
+    def copy_without_report(program, path, options):
+        with zipfile.ZipFile(for_ase) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                if not name.endswith(REPORT_NAME):
+                    new.writestr(name, old.read(name))
+
+    monkeypatch.setattr(aotinductor, "_compile", copy_without_report)
 
 
 @pytest.fixture
@@ -52,11 +57,12 @@ def test_help_does_not_import_torch():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--mode", "magic", "--target", "ase"], "invalid choice: 'magic'"),
+        (["--mode", "torchscript", "--input-fields", "pos"], "give --target, or both"),
         (
-            ["--mode", "torchscript", "--target", "ase"],
-            "torchscript is not offered by this version",
+            ["--mode", "torchscript", "--inductor-configs", "max_autotune=1"],
+            "are for --mode aotinductor",
         ),
-        (["--mode", "magic", "--target", "ase"], "'magic' is not a mode"),
         (["--target", "pair_neqip"], "did you mean 'pair_nequip'"),
         ([], "give --target, or both --input-fields and --output-fields"),
         (["--input-fields", "pos"], "give --target, or both"),
@@ -83,6 +89,18 @@ def test_errors_end_with_code_1_and_one_message(checkpoint, output, tmp_path, ca
         (other, output, [], "is no saved model"),
         (broken, output, [], "not a checkpoint, or a damaged one"),
         (checkpoint, tmp_path / "model.pt2", [], "must end in .nequip.pt2"),
+        (checkpoint, tmp_path / "a.nequip.pth", [], "must end in .nequip.pt2"),
+        (checkpoint, output, ["--mode", "torchscript"], "must end in .nequip.pth"),
+        (checkpoint, output, ["--modifiers", "enable_Magic"], "has no modifier 'enable_Magic'"),
+        (checkpoint, output, ["--tf32"], "TF32 is for models with model_dtype float32"),
+        (
+            checkpoint,
+            output,
+            ["--inductor-configs", "max_autotun=1"],
+            "no option 'max_autotun'",
+        ),
+        (checkpoint, output, ["--data-path", "no.pt"], "no data file at 'no.pt'"),
+        (checkpoint, output, ["--data-path", str(other)], "is no TorchScript module"),
         (checkpoint, folder, [], "a folder is in its place"),
         (checkpoint, output, ["--model", "other"], "has no model 'other'"),
         (checkpoint, output, ["--device", "warp"], "'warp' is not a device"),
@@ -105,6 +123,10 @@ def test_success_is_reported_with_stages_and_a_table(traced_before, checkpoint, 
     rows = {line.split()[0]: line for line in printed.err.splitlines() if line.endswith("ok")}
     assert list(rows) == list(ASE.outputs)
     assert list(output.parent.iterdir()) == [output]
+    report = read_verification_report(output)
+    assert list(report["fields"]) == list(ASE.outputs)
+    assert all(field["passed"] for field in report["fields"].values())
+    assert {"slab", "single atom", "cluster"} <= set(report["frames"])
 
 
 def test_packages_are_compiled_like_checkpoints(compiled_before, checkpoint, output, tmp_path):
@@ -141,7 +163,7 @@ def test_check_can_be_skipped_by_the_environment(traced_before, build, output, m
 def test_code_that_may_write_outside_of_its_memory_is_refused(
     traced_before, build, output, monkeypatch
 ):
-    def write(program, path, metadata):
+    def write(program, path, options):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("m/data/aotinductor/model/a.kernel.cpp", "atomic_add_vec<float, 2>(")
 
@@ -189,7 +211,9 @@ def test_code_of_a_package_runs_by_consent(compiled_before, output, tmp_path, mo
     monkeypatch.delenv("NEQUIP_TRUST_CODE", raising=False)
     # The way of the consent alone: the compiled file of another model would not be equal.
     seen = []
-    monkeypatch.setattr(aotinductor, "compile_model", lambda model, *rest: seen.append(model))
+    monkeypatch.setattr(
+        aotinductor, "compile_model", lambda model, *rest, **settings: seen.append(model)
+    )
     golden = Path(__file__).parents[3] / "tests/golden/format2-nequip-0.1.0/model.nequip.zip"
     words = [str(golden), str(output), "--target", "ase"]
     assert main(words) == 1

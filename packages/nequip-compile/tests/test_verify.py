@@ -40,7 +40,7 @@ def test_frames_are_of_all_kinds():
     frames = verification_frames(BATCH, ["Cu", "Au"], 4.0)
     assert any(frame["edge_index"].shape[1] == 0 for frame in frames.values())
     assert any(not frame["pbc"].any() for frame in frames.values())
-    assert {int(frame["num_atoms"].shape[0]) for frame in frames.values()} == {1, 2, 4}
+    assert {int(frame["num_atoms"].shape[0]) for frame in frames.values()} == {1, 2, 5}
 
 
 def test_equal_models_agree(references):

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nequip_compile._version import __version__
 from nequip_compile.export import export_model
+from nequip_compile.preparation import (
+    example_frames,
+    frames_to_verify,
+    model_metadata,
+    prepared_model,
+)
 from nequip_compile.progress import say, stage
+from nequip_compile.report import add_report, verification_report
 from nequip_compile.verify import (
     FieldComparison,
     compare_models,
     comparison_table,
     eager_references,
     require_agreement,
-    verification_frames,
 )
 from nequip_core.compile_targets import CompileTarget
-from nequip_core.compiled import COMPILED_SUFFIX, INPUTS_KEY, OUTPUTS_KEY, load_compiled_model
+from nequip_core.compiled import load_compiled_model
+from nequip_core.compiled_metadata import AOTINDUCTOR_SUFFIX, INPUTS_KEY, OUTPUTS_KEY
 from nequip_core.errors import CompileError
 from nequip_core.files import atomic_path, require_output_suffix
-from nequip_core.fingerprint import TORCH_VERSION_KEY, available_device
+from nequip_core.fingerprint import available_device
 from nequip_core.frames import Frame
-from nequip_core.synthetic import synthetic_frame
 
-__all__ = ["compile_model", "compiled_metadata"]
+__all__ = ["compile_model"]
 
 SKIP_CHECK_VARIABLE = "NEQUIP_SKIP_AOTI_MODEL_CHECK"
 
@@ -48,6 +53,10 @@ def compile_model(
     output: str | os.PathLike[str],
     target: CompileTarget,
     device: str | torch.device = "cpu",
+    *,
+    tf32: bool = False,
+    example: Frame | None = None,
+    inductor_options: Mapping[str, Any] | None = None,
 ) -> list[FieldComparison]:
     """Compile a model, check it against itself, and write it to `output`.
 
@@ -59,6 +68,10 @@ def compile_model(
         output: path that ends in ``.nequip.pt2``; an existing file is replaced on success.
         target: input and output fields, see `nequip_core.compile_targets`.
         device: where the compiled model shall run.
+        tf32: multiply matrices in TF32 on GPUs; for float32 models.
+        example: a frame to trace and compare with, besides made-up ones.
+        inductor_options: further options of `torch._inductor.config`, see
+            `nequip_compile.inductor_options`.
 
     Returns:
         The comparison with the eager model for each output field; empty if left out.
@@ -69,18 +82,24 @@ def compile_model(
         ConfigError: the device is not there, or the target does not fit the model.
         FileFormatError: the output's name does not end in ``.nequip.pt2``.
     """
-    final = require_output_suffix(output, COMPILED_SUFFIX, "compiled model")
+    final = require_output_suffix(output, AOTINDUCTOR_SUFFIX, "compiled model")
     place = available_device(device)
-    _require_graph_model(model)
     _require_compiler()
-    eager = copy.deepcopy(model).eval().requires_grad_(False).to(place)
+    eager = prepared_model(model, place)
+    metadata = {
+        **model_metadata(eager, tf32),
+        INPUTS_KEY: " ".join(target.inputs),
+        OUTPUTS_KEY: " ".join(target.outputs),
+    }
     with stage("evaluating the model before compilation"):
-        references = eager_references(eager, target, _verification_frames(eager, target, place))
+        frames = frames_to_verify(eager, target, place, example)
+        references = eager_references(eager, target, frames)
     with stage(f"tracing for target '{target.name}'"):
-        program = export_model(eager, target, _examples(eager, target, place))
+        program = export_model(eager, target, example_frames(eager, target, place, example))
+    options = {**_OPTIONS, **(inductor_options or {}), "aot_inductor.metadata": metadata}
     with atomic_path(final) as path:
         with stage(f"compiling for {place} (usually about a minute)"):
-            _compile(program, path, compiled_metadata(eager, target))
+            _compile(program, path, options)
             _require_sound_code(path)
         if os.environ.get(SKIP_CHECK_VARIABLE) == "1":
             say(f"not compared with the eager model, because {SKIP_CHECK_VARIABLE}=1")
@@ -90,26 +109,8 @@ def compile_model(
             comparisons = compare_models(compiled, references, str(eager.model_dtype))
         say(comparison_table(comparisons))
         require_agreement(comparisons)
+        add_report(path, verification_report(comparisons, references, place))
     return comparisons
-
-
-def compiled_metadata(model: torch.nn.Module, target: CompileTarget) -> dict[str, str]:
-    """Return the metadata of a compiled file, see `nequip_core.compiled`."""
-    return {
-        **{key: str(value) for key, value in model.metadata.items()},  # type: ignore[union-attr, operator]
-        "allow_tf32": "0",
-        INPUTS_KEY: " ".join(target.inputs),
-        OUTPUTS_KEY: " ".join(target.outputs),
-        TORCH_VERSION_KEY: torch.__version__,
-        "nequip_compile_version": __version__,
-    }
-
-
-def _require_graph_model(model: torch.nn.Module) -> None:
-    if not getattr(model, "is_graph_model", False):
-        raise CompileError(
-            f"expected a graph model, got {type(model).__name__} without the marker is_graph_model"
-        )
 
 
 def _require_compiler() -> None:
@@ -124,19 +125,7 @@ def _require_compiler() -> None:
         ) from error
 
 
-def _examples(model: torch.nn.Module, target: CompileTarget, device: torch.device) -> list[Frame]:
-    """Return two examples whose sizes differ from each other and from every fixed size."""
-    examples = []
-    for seed, extra in ((1, 0), (2, 5)):
-        count = max(11, 2 * len(model.type_names)) + extra  # type: ignore[arg-type]
-        frame = synthetic_frame(model.type_names, model.r_max, num_atoms=count, seed=seed)  # type: ignore[arg-type]
-        prepared = target.prepare(frame)
-        examples.append({key: value.to(device) for key, value in prepared.items()})
-    return examples
-
-
-def _compile(program: Any, path: Path, metadata: dict[str, str]) -> None:
-    options = {**_OPTIONS, "aot_inductor.metadata": metadata}
+def _compile(program: Any, path: Path, options: dict[str, Any]) -> None:
     try:
         with warnings.catch_warnings():
             # torch's own copy of its tree specifications warns about itself.
@@ -172,13 +161,3 @@ def _require_sound_code(path: Path) -> None:
                 "outside of its memory (pytorch issue 191837); in the model, take rows with "
                 "torch.index_select in place of x[index], and sum with torch.index_add"
             )
-
-
-def _verification_frames(
-    model: torch.nn.Module, target: CompileTarget, device: torch.device
-) -> dict[str, Frame]:
-    frames = verification_frames(target, model.type_names, model.r_max)  # type: ignore[arg-type]
-    return {
-        title: {key: value.to(device) for key, value in frame.items()}
-        for title, frame in frames.items()
-    }

@@ -19,7 +19,7 @@ from nequip_core.errors import CompileError, ConfigError
 from nequip_core.fields import EDGE_INDEX_KEY, get_field_type
 from nequip_core.frames import Frame
 
-__all__ = ["ListInputOutput", "dynamic_shapes", "export_model", "target_inputs"]
+__all__ = ["ListInputOutput", "dynamic_shapes", "export_model", "target_inputs", "trace_model"]
 
 
 class ListInputOutput(torch.nn.Module):
@@ -108,6 +108,26 @@ def export_model(
         CompileError: the model cannot be traced, its traces differ, or export fails.
         ConfigError: the target asks for fields that there are not.
     """
+    trace = trace_model(model, target, examples)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                trace,
+                target_inputs(target, examples[0]),
+                dynamic_shapes=dynamic_shapes(target),
+                strict=False,
+            )
+    except Exception as error:
+        raise CompileError(f"the traced model cannot be exported: {error}") from error
+
+
+def trace_model(
+    model: torch.nn.Module, target: CompileTarget, examples: Sequence[Frame]
+) -> GraphModule:
+    """Return the operations of `model` for `target` with symbolic sizes, by position.
+
+    Args and errors: as of `export_model`.
+    """
     wrapper = ListInputOutput(model, target.inputs, target.outputs)
     arguments = [target_inputs(target, example) for example in examples]
     traces = [_trace(wrapper, tensors) for tensors in arguments]
@@ -118,13 +138,7 @@ def export_model(
                 "the model does different operations for inputs of different sizes, so it cannot "
                 f"be compiled once for all; input shapes {sizes[0]} against {sizes[1]}"
             )
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                traces[0], arguments[0], dynamic_shapes=dynamic_shapes(target), strict=False
-            )
-    except Exception as error:
-        raise CompileError(f"the traced model cannot be exported: {error}") from error
+    return traces[0]
 
 
 def _trace(wrapper: ListInputOutput, tensors: tuple[torch.Tensor, ...]) -> GraphModule:
