@@ -62,6 +62,7 @@ def test_ci_runs_sessions_that_exist() -> None:
         "lean",
         "parity",
         "extension",
+        "archives",
     }
     assert set(match.group(1).split()) <= sessions()
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.loading import load_example_data, load_package
+from nequip_core.archive.reader import PackageReader
 from nequip_model.reference_import import import_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # raised by the reference's packaged code

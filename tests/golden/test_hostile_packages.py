@@ -23,7 +23,7 @@ from nequip_core.archive.format import LARGEST_TEXT
 from nequip_core.archive.reader import PackageReader
 from nequip_core.errors import FileFormatError
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "hostile"
 SUFFIX = ".nequip.zip"
 EXPECTATIONS: dict[str, str] = json.loads((FOLDER / "expectations.json").read_text())
 FORMAT_2 = FOLDER.parent / "format2-nequip-0.1.0" / "model.nequip.zip"
