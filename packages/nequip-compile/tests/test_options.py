@@ -14,7 +14,7 @@ from nequip_compile.inductor_options import CONSTANT_FOLD, inductor_options
 from nequip_compile.modified import modified_model
 from nequip_compile.report import add_report
 from nequip_core.compiled_metadata import read_verification_report
-from nequip_core.errors import ConfigError
+from nequip_core.errors import CompileError, ConfigError
 
 METADATA = {
     "model_dtype": "float32",
@@ -120,6 +120,11 @@ def test_information_is_complete(file, capsys):
     content = json.loads(capsys.readouterr().out)
     assert content["metadata"] == METADATA
     assert content["verification"] == report
+
+
+def test_report_that_cannot_be_written_is_an_error(file):
+    with pytest.raises(CompileError, match="is the disk full"):
+        add_report(file.parent, {})
 
 
 def test_information_hides_no_control_characters(file, tmp_path, capsys):

@@ -258,13 +258,30 @@ def test_fields_that_are_not_computed_are_refused(build, tmp_path):
 
 
 def test_interrupt_while_writing_leaves_nothing(build, tmp_path, monkeypatch):
-    def interrupted(script, path, **options):
-        Path(path).write_bytes(b"half")
+    def interrupted(path, content):
+        with path.open("wb") as stream:
+            stream.write(bytes(content)[:100])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.jit, "save", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compile_model(build(num_layers=1), tmp_path / "m.nequip.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_an_error_that_leaves_nothing(checkpoint, tmp_path):
+    # The kernel refuses to let the file grow, as on a full disk.
+    path = tmp_path / "m.nequip.pth"
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        "from nequip_compile.command import main;"
+        f"sys.exit(main([{str(checkpoint)!r}, {str(path)!r}, '--mode', 'torchscript']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "error: cannot write 'm.nequip.pth'" in run.stderr
+    assert "Traceback" not in run.stderr
     assert list(tmp_path.iterdir()) == []
 
 

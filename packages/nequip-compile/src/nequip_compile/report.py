@@ -13,6 +13,7 @@ import torch
 from nequip_compile._version import __version__
 from nequip_compile.verify import FieldComparison, Reference
 from nequip_core.compiled_metadata import REPORT_NAME
+from nequip_core.errors import CompileError
 from nequip_core.fields import EDGE_INDEX_KEY, POSITIONS_KEY
 
 __all__ = ["add_report", "verification_report"]
@@ -59,7 +60,15 @@ def _size(reference: Reference, name: str, axis: int) -> int | None:
 
 
 def add_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Append the report to a compiled file, where torch keeps further files."""
-    with zipfile.ZipFile(path, "a") as archive:
-        top = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{top}/extra/{REPORT_NAME}", json.dumps(report, indent=1) + "\n")
+    """Append the report to a compiled file, where torch keeps further files.
+
+    Raises:
+        CompileError: the file cannot be written, for instance because the disk is full.
+    """
+    text = json.dumps(report, indent=1) + "\n"
+    try:
+        with zipfile.ZipFile(path, "a") as archive:
+            top = archive.namelist()[0].partition("/")[0]
+            archive.writestr(f"{top}/extra/{REPORT_NAME}", text)
+    except OSError as error:
+        raise CompileError(f"cannot write to '{path.name}': {error}; is the disk full?") from error

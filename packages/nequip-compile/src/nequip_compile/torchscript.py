@@ -6,6 +6,7 @@ a client leaves out is filled in, see `_FORWARD`.
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -212,6 +213,15 @@ def _forward_source(fields: CompileTarget) -> str:
 
 
 def _save(script: Any, path: Path, metadata: dict[str, str]) -> None:
+    # Not to the path: torch ends the whole process when the disk is full.
+    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
-        torch.jit.save(script, str(path), _extra_files=dict(metadata))
+        torch.jit.save(script, content, _extra_files=dict(metadata))
+    try:
+        path.write_bytes(content.getbuffer())
+    except OSError as error:
+        raise CompileError(
+            f"cannot write '{path.name}' in '{path.parent.parent}': {error.strerror}; is the disk "
+            "full?"
+        ) from error
