@@ -116,10 +116,10 @@ def _state_cutoffs(model: Any, package: PackageReader) -> None:
     stated = getattr(model, "metadata", None)
     told = {**package.metadata, **(stated if isinstance(stated, Mapping) else {})}
     if not hasattr(model, "r_max") and told.get("r_max") is not None:
-        setattr(model, "r_max", float(told["r_max"]))  # noqa: B010 - no attribute that mypy knows
+        model.r_max = float(told["r_max"])
     if not hasattr(model, "per_edge_type_cutoff"):
         table = told.get("per_edge_type_cutoff")
-        setattr(model, "per_edge_type_cutoff", None if table is None else str(table))  # noqa: B010
+        model.per_edge_type_cutoff = None if table is None else str(table)
 
 
 def load_example_frame(importer: PackageImporter, package: PackageReader) -> Frame:
