@@ -225,3 +225,16 @@ def test_code_of_a_package_runs_by_consent(compiled_before, output, tmp_path, mo
     output.touch()
     assert main([*words, "--trust-code"]) == 0
     assert len(seen) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # raised by the code of NequIP
+def test_a_package_with_code_of_nequip_is_refused_with_the_way_out(output, tmp_path, capsys):
+    reference = Path(__file__).parents[3] / "tests/golden/reference/0.19.1/basic.nequip.zip"
+    package = tmp_path / "theirs.nequip.zip"  # kept compressed there, and read stored only
+    with zipfile.ZipFile(reference) as source, zipfile.ZipFile(package, "w") as sink:
+        for entry in source.infolist():
+            sink.writestr(entry.filename, source.read(entry))
+    options = ["--mode", "aotinductor", "--device", "cpu", "--target", "ase", "--trust-code"]
+    assert main([str(package), str(output), *options]) == 1
+    assert "nequip-package convert makes a package" in capsys.readouterr().err
+    assert nothing_left(output.parent)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nequip_compile._version import __version__
 from nequip_core.command_line import run_command
-from nequip_core.errors import closest
+from nequip_core.errors import CompileError, closest
 from nequip_core.files import require_file, require_output_suffix
 from nequip_core.plugins import COMPILE_TARGETS, import_extensions, load_plugin, plugin_names
 
@@ -161,17 +161,31 @@ def _compile(options: argparse.Namespace) -> None:
         model = _model(source, options)
     settings = {"tf32": options.tf32, "example": _example(options.data_path, model)}
     target = _target(options)
-    if script or target is None:
-        from nequip_compile import torchscript
+    try:
+        if script or target is None:
+            from nequip_compile import torchscript
 
-        torchscript.compile_model(model, output, target, options.device, **settings)
-    else:
-        from nequip_compile import aotinductor
+            torchscript.compile_model(model, output, target, options.device, **settings)
+        else:
+            from nequip_compile import aotinductor
 
-        aotinductor.compile_model(
-            model, output, target, options.device, inductor_options=inductor, **settings
-        )
+            aotinductor.compile_model(
+                model, output, target, options.device, inductor_options=inductor, **settings
+            )
+    except CompileError as error:
+        raise CompileError(f"{error}{_way_out(model)}") from error
     _report(output, time.perf_counter() - start)
+
+
+def _way_out(model: torch.nn.Module) -> str:
+    """Return what to do with a model that runs code of NequIP's own package, or nothing."""
+    # Modules of a package are called <torch_package_0>.nequip.nn..., for instance.
+    if ".nequip." not in type(model).__module__:
+        return ""
+    return (
+        "; this model runs NequIP's own code, out of its package: nequip-package convert makes a "
+        "package with the same predictions that compiles"
+    )
 
 
 def _inductor_options(options: argparse.Namespace) -> dict[str, Any]:

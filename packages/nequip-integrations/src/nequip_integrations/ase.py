@@ -130,7 +130,7 @@ class NequIPCalculator(Calculator):
         neighborlist_skin: float = DEFAULT_SKIN,
         **kwargs: Any,
     ) -> NequIPCalculator:
-        """Return the calculator of a ``.nequip.pt2`` file made with ``--target ase``.
+        """Return the calculator of a compiled model, ``.nequip.pth``, or ``.nequip.pt2`` for ASE.
 
         Args:
             compile_path: the compiled model.

@@ -179,7 +179,7 @@ def write_package(
                 identity = _write_verified(path, members, modes, outputs, report)
     except OSError as error:
         raise unwritable(target, error) from error
-    remember_built(identity)
+    remember_built(identity, target)
     return target
 
 

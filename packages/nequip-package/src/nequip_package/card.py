@@ -88,7 +88,7 @@ def write_card(
     }
     written = write_with_members(package, output, members)
     if is_trusted(package.identity):
-        remember_built(written.identity)
+        remember_built(written.identity, output)
     return written
 
 
