@@ -13,7 +13,9 @@ from nequip_model.checkpoint import (
     BASES_KEY,
     CHECKPOINT_VERSION,
     VERSION_KEY,
+    checkpoint_version,
     load_checkpoint,
+    read_checkpoint,
 )
 
 MODEL = {
@@ -228,3 +230,13 @@ def test_a_checkpoint_that_started_from_itself_is_refused(content, tmp_path):
     }
     with pytest.raises(FileFormatError, match="started from itself"):
         load_checkpoint(save(content[0], tmp_path))
+
+
+def test_only_checkpoints_with_bases_need_a_reader_of_version_2(content, tmp_path):
+    assert checkpoint_version({}) == checkpoint_version(None) == 1
+    assert checkpoint_version({"packages": {"a": 1}}) == CHECKPOINT_VERSION == 2
+    content[0][VERSION_KEY] = 1
+    assert read_checkpoint(save(content[0], tmp_path))[VERSION_KEY] == CHECKPOINT_VERSION
+    content[0][VERSION_KEY] = CHECKPOINT_VERSION + 1
+    with pytest.raises(FileFormatError, match=r"has checkpoint version 3, .* reads up to 2"):
+        read_checkpoint(save(content[0], tmp_path))

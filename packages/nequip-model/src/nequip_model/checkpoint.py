@@ -37,14 +37,21 @@ __all__ = [
     "CHECKPOINT_VERSION",
     "VERSION_KEY",
     "build_models",
+    "checkpoint_version",
     "load_checkpoint",
     "load_model_weights",
     "read_checkpoint",
     "require_stored",
 ]
 
-CHECKPOINT_VERSION = 1
-"""The version written today; a reader refuses newer ones and upgrades older ones."""
+CHECKPOINT_VERSION = 2
+"""The newest version; a reader refuses newer ones and upgrades older ones.
+
+| version | change |
+|---|---|
+| 1 | |
+| 2 | holds what its training started from, `BASES_KEY` |
+"""
 
 VERSION_KEY = "nequip_checkpoint_version"
 
@@ -105,10 +112,30 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileFormatError(f"'{found}' holds no model config in 'hyper_parameters'")
     parameters = content["hyper_parameters"]
     content["hyper_parameters"] = {**parameters, "model": without_consent(parameters["model"])}
+    for number in range(version, CHECKPOINT_VERSION):
+        content = _UPGRADES[number](content)
     if BASES_KEY in content:
         check_bases(content[BASES_KEY], f"'{found}'")
         content[BASES_KEY] = without_consent(content[BASES_KEY])
     return content
+
+
+def checkpoint_version(bases: Mapping[str, Any] | None) -> int:
+    """Return the version to write: the oldest that says all, so that older readers keep reading.
+
+    Args:
+        bases: what the training started from, if from a file.
+    """
+    return 2 if bases else 1
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of version 1 as one of version 2, which may also hold bases."""
+    return {**content, VERSION_KEY: 2}
+
+
+# Version -> what makes the next version of it.
+_UPGRADES = {1: _from_version_1}
 
 
 def require_stored(path: Path) -> None:

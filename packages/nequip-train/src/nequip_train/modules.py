@@ -14,7 +14,7 @@ from nequip_core.errors import ConfigError, NequIPError
 from nequip_core.fields import NUM_NODES_KEY, TOTAL_ENERGY_KEY
 from nequip_core.frames import Frame, detach_, num_frames
 from nequip_core.saved_model import SOLE_MODEL
-from nequip_model.checkpoint import BASES_KEY, CHECKPOINT_VERSION, VERSION_KEY, build_models
+from nequip_model.checkpoint import BASES_KEY, VERSION_KEY, build_models, checkpoint_version
 from nequip_model.checkpoint_bases import remember_config
 from nequip_train.construction import build, call, resolve_target
 from nequip_train.ema import EMAWeights
@@ -256,7 +256,7 @@ class NequIPLightningModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the version of the checkpoint's layout, and what the model was built from."""
-        checkpoint[VERSION_KEY] = CHECKPOINT_VERSION
+        checkpoint[VERSION_KEY] = checkpoint_version(self._bases)
         if self._bases:
             checkpoint[BASES_KEY] = self._bases
         remember_config(self.model_config)
