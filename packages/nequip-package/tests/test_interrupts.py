@@ -32,11 +32,14 @@ def start(target):
 def contents(place):
     return sorted(str(path.relative_to(place)) for path in place.iterdir())
 
-begin = time.monotonic()
-(folder / "whole").mkdir()
-assert os.waitpid(start(folder / "whole" / "a.nequip.zip"), 0)[1] == 0
-duration = time.monotonic() - begin
-whole = (folder / "whole" / "a.nequip.zip").read_bytes()
+durations = []
+for number in range(3):  # the first one reads from a cold disk, the fastest is what the others take
+    begin = time.monotonic()
+    (folder / f"whole{number}").mkdir()
+    assert os.waitpid(start(folder / f"whole{number}" / "a.nequip.zip"), 0)[1] == 0
+    durations.append(time.monotonic() - begin)
+duration = min(durations)
+whole = (folder / "whole0" / "a.nequip.zip").read_bytes()
 
 points = random.Random(4)
 found = []
