@@ -11,6 +11,7 @@ __all__ = [
     "CompileError",
     "ConfigError",
     "DataError",
+    "DownloadError",
     "FileFormatError",
     "MissingDependencyError",
     "MissingFileError",
@@ -57,6 +58,10 @@ class CompileError(NequIPError, RuntimeError):
 
 class PluginError(NequIPError, ImportError):
     """An entry point is unknown, ambiguous, or fails to import."""
+
+
+class DownloadError(NequIPError, ConnectionError):
+    """A model could not be fetched from a repository, or what came is not what was promised."""
 
 
 class TrustError(NequIPError, RuntimeError):

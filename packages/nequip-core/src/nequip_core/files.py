@@ -27,16 +27,22 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         final: where the file shall appear; its folder is created if needed.
+
+    Raises:
+        MissingFileError: its folder cannot be created or written to.
     """
     target = Path(final)
-    target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.parent / f".{target.name}.{secrets.token_hex(6)}"
     # Known to the end of the process before it exists: an interrupt may come between any two steps,
     # those of the removal below included.
     remove = functools.partial(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(remove)
     try:
-        folder.mkdir(mode=0o700)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise _unwritable(target, error.strerror or str(error)) from error
         yield folder / target.name
         (folder / target.name).replace(target)
     finally:
@@ -84,6 +90,7 @@ def require_output_suffix(path: str | os.PathLike[str], suffix: str, what: str) 
 
     Raises:
         FileFormatError: the name ends otherwise, or a folder is in the way.
+        MissingFileError: its folder can be neither written to nor created.
     """
     try:
         found = require_suffix(path, suffix, what)
@@ -92,4 +99,15 @@ def require_output_suffix(path: str | os.PathLike[str], suffix: str, what: str) 
         raise FileFormatError(f"{error}; write for example '{stem}{suffix}'") from None
     if found.is_dir():
         raise FileFormatError(f"cannot write the {what} '{found}': a folder is in its place")
+    # Said before the work that leads to the file, which may take minutes.
+    parents = found.absolute().parents
+    nearest = next(one for one in parents if os.path.lexists(one))
+    if not nearest.is_dir():
+        raise _unwritable(found, f"'{nearest}' is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(found, f"the folder '{nearest}' is read-only for you")
     return found
+
+
+def _unwritable(path: Path, reason: str) -> MissingFileError:
+    return MissingFileError(f"cannot write '{path}': {reason}; name another place")

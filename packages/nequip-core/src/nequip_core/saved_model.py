@@ -20,6 +20,7 @@ from nequip_core.errors import (
 )
 from nequip_core.files import require_file
 from nequip_core.plugins import MODEL_LOADERS, load_plugin, plugin_names
+from nequip_core.repository.names import is_reference
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,9 @@ __all__ = [
     "SOLE_MODEL",
     "Parent",
     "SavedModel",
+    "is_reference",
     "load_saved_model",
+    "local_file",
     "requested_mode",
     "requesting_mode",
     "select_model",
@@ -93,13 +96,34 @@ class SavedModel:
     loaded_by: Literal["snapshot", "rebuild"] | None = None
 
 
+def local_file(source: str | os.PathLike[str]) -> Path:
+    """Return the file of a saved model: a path as it is, a reference from the cache or downloaded.
+
+    Args:
+        source: a path, which need not exist, or ``nequip.net:<group>/<model>:<version>``.
+
+    Raises:
+        ConfigError: it begins like a reference and is none, or the environment is set wrongly.
+        MissingFileError: no repository has a model of that name.
+        DownloadError: it cannot be fetched, or what came is not what was promised.
+        TrustError: what came is not what this name stood for before.
+        MissingDependencyError: it has to be fetched, which takes ``nequip-core[repository]``.
+    """
+    if not is_reference(source):
+        return Path(source)
+    from nequip_core.repository.fetching import fetch_model
+
+    return fetch_model(str(source))
+
+
 def load_saved_model(
     path: str | os.PathLike[str], trust_code: bool | None = None, mode: str | None = None
 ) -> SavedModel:
     """Return the models of a saved file; its name's ending says which loader reads it.
 
     Args:
-        path: a file whose name ends in ``.`` and an entry name of `nequip.model_loaders`.
+        path: a file whose name ends in ``.`` and an entry name of `nequip.model_loaders`, or the
+            name of a model in a repository, see `local_file`.
         trust_code: consent to run code that the file carries, see
             `nequip_core.archive.loading.load_package`.
         mode: in which mode to load models, whatever their configs say; default ``eager``.
@@ -110,8 +134,10 @@ def load_saved_model(
         MissingDependencyError: the loader's distribution is not installed.
         PluginError: the loader does not import.
         TrustError: code in the file may not run, and it cannot be loaded without.
+        NequIPError: a model named in a repository cannot be had, see `local_file`.
     """
-    name = Path(path).name
+    path = local_file(path)
+    name = path.name
     known = plugin_names(MODEL_LOADERS)
     fitting = [suffix for suffix in {*known, *_PROVIDERS} if name.endswith(f".{suffix}")]
     if not fitting:

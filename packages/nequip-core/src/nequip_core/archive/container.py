@@ -29,22 +29,14 @@ Content = bytes | Path | Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One member of a container.
+class Entry(Record):
+    """One member of a container: what its headers say, and where its data are.
 
     Attributes:
-        name: full name, the top folder included.
-        size: of its data in bytes.
         offset: where its data start in the file.
-        crc: CRC-32 of its data, as its headers state it.
-        header: where its local header starts.
     """
 
-    name: str
-    size: int
     offset: int
-    crc: int
-    header: int
 
 
 def read_entries(path: str | os.PathLike[str]) -> list[Entry]:
@@ -77,7 +69,7 @@ def read_entries(path: str | os.PathLike[str]) -> list[Entry]:
     except OSError as error:
         raise MissingFileError(f"package '{path}' cannot be read: {error}") from error
     return [
-        Entry(record.name, record.size, offset, record.crc, record.header)
+        Entry(record.name, record.crc, record.size, record.header, offset)
         for record, offset in records
     ]
 
@@ -89,11 +81,10 @@ def require_canonical(path: str | os.PathLike[str], entries: list[Entry]) -> Non
         MissingFileError: the file cannot be read.
         FileFormatError: it has another form.
     """
-    records = [Record(entry.name, entry.crc, entry.size, entry.header) for entry in entries]
     try:
         with Path(path).open("rb") as file:
             length = file.seek(0, os.SEEK_END)
-            check_canonical(file, length, records)
+            check_canonical(file, length, entries)
     except StructureError as error:
         raise FileFormatError(
             f"'{path}' is damaged, or was not written as package format 3 demands: {error}; "

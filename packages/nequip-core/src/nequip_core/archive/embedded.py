@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.reader import PackageReader
 from nequip_core.errors import FileFormatError, NequIPError
-from nequip_core.saved_model import Parent
+from nequip_core.saved_model import Parent, local_file
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,7 @@ __all__ = [
     "Recording",
     "base_checkpoint",
     "check_bases",
+    "is_recording_contents",
     "open_base",
     "record_checkpoint",
     "recording",
@@ -96,7 +97,7 @@ def open_base(path: str | os.PathLike[str]) -> Iterator[PackageReader]:
     provided = _PROVIDED.get() or {}
     identity = (provided.get("package_paths") or {}).get(str(path))
     if identity is None:
-        package = PackageReader(path)
+        package = PackageReader(local_file(path))
         _record_package(package, str(path), None)
         yield package
         return
@@ -137,7 +138,7 @@ def record_checkpoint(
     if record is None:
         return
     earlier = own.parents[0] if own.parents else None
-    steps = () if earlier is None else (step_of(earlier), *earlier.steps)
+    steps = () if earlier is None else (_step_of(earlier), *earlier.steps)
     versions = {} if earlier is None else earlier.versions
     record.parents.append(Parent("fine-tuned", digest, None, steps, versions))
     if record.keep_contents:
@@ -145,7 +146,7 @@ def record_checkpoint(
         record.bases.setdefault("checkpoints", {})[str(path)] = entry
 
 
-def step_of(parent: Parent) -> dict[str, Any]:
+def _step_of(parent: Parent) -> dict[str, Any]:
     """Return the step of a lineage that leads to a parent, as ``lineage.json`` has it."""
     from nequip_core import __version__
 

@@ -12,11 +12,14 @@ The normative texts are ``docs/formats/package-v2.md`` and ``docs/formats/packag
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "ARCHITECTURE_MEMBER",
     "CARD_MEMBER",
     "CONFIG_MEMBER",
     "CURRENT_FORMAT",
+    "DIGEST",
     "EAGER_MODEL",
     "EXAMPLE_DATA",
     "EXAMPLE_FRAME_MEMBER",
@@ -50,6 +53,9 @@ TOP_FOLDER = "package"
 """The archive's one top folder, as this version names it; formats 1 and 2: the file's stem."""
 LARGEST_TEXT = 16 * 2**20
 """Bytes that a text or JSON member may have; readers refuse larger ones unread."""
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""A SHA-256 in hexadecimal, as identities of packages and hashes of members are written."""
 
 # Members are named below the top folder.
 MODEL_FOLDER = "model"

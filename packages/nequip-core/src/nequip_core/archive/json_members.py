@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any
 
-from nequip_core.archive.texts import TextError, parse_json
+from nequip_core.archive.format import DIGEST
+from nequip_core.archive.texts import TextError, is_integer, is_number, parse_json
 
 __all__ = ["parse_architecture", "parse_card", "parse_lineage", "parse_signatures"]
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CARD_TEXTS = ("name", "description", "level_of_theory", "license")
 _CARD_MAPPINGS = ("units", "trained_on", "training", "metrics")
 _CARD_LISTS = ("authors", "citation", "references")
@@ -50,7 +49,7 @@ def parse_card(content: bytes) -> dict[str, Any]:
     for key in _CARD_LISTS:
         if not all(isinstance(item, str) for item in card.get(key, [])):
             raise TextError(f"must have a list of text as '{key}'")
-    if not all(_is_number(value) for value in card.get("metrics", {}).values()):
+    if not all(is_number(value) for value in card.get("metrics", {}).values()):
         raise TextError("must have numbers as 'metrics'")
     return card
 
@@ -69,8 +68,8 @@ def parse_lineage(content: bytes) -> list[dict[str, Any]]:
             isinstance(step, dict)
             and isinstance(step.get("relation"), str)
             and isinstance(step.get("digest"), str)
-            and _DIGEST.fullmatch(step["digest"])
-            and (step.get("format") is None or _is_integer(step["format"]))
+            and DIGEST.fullmatch(step["digest"])
+            and (step.get("format") is None or is_integer(step["format"]))
             and isinstance(step.get("packager"), str)
             and isinstance(step.get("details"), dict)
         )
@@ -112,7 +111,7 @@ def _check_description(name: str, description: Any) -> None:
         isinstance(description, dict)
         and isinstance(description.get("architecture"), str)
         and "version" in description
-        and (description["version"] is None or _is_integer(description["version"]))
+        and (description["version"] is None or is_integer(description["version"]))
         and isinstance(description.get("arguments"), dict)
         and isinstance(description.get("modifiers"), list)
         and all(isinstance(modifier, dict) for modifier in description["modifiers"])
@@ -121,11 +120,3 @@ def _check_description(name: str, description: Any) -> None:
         raise TextError(
             f"must have architecture, version, arguments and modifiers for the model {name!r}"
         )
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

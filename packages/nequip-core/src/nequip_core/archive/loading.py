@@ -17,7 +17,7 @@ from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.trust import TRUST_VARIABLE, consent, is_refused
 from nequip_core.errors import ConfigError, NequIPError, TrustError
 from nequip_core.frames import Frame
-from nequip_core.saved_model import Parent, SavedModel, requested_mode
+from nequip_core.saved_model import Parent, SavedModel, local_file, requested_mode
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ __all__ = [
     "ModelFromPackage",
     "ModelTypeNamesFromPackage",
     "load_example_data",
+    "load_opened",
     "load_package",
 ]
 
@@ -167,17 +168,17 @@ def ModelTypeNamesFromPackage(  # noqa: N802 - documented name
         MissingFileError: there is no such file.
         FileFormatError: it is not a package.
     """
-    return list(PackageReader(package_path).type_names)
+    return list(PackageReader(local_file(package_path)).type_names)
 
 
 def _saved(package: PackageReader, models: torch.nn.ModuleDict, way: Any) -> SavedModel:
-    versions = {k: str(v) for k, v in (package.metadata.get("versions") or {}).items()}
+    parent = package_parent(package, "repackaged")
     return SavedModel(
         models=models,
         config=package.config,
-        versions=versions,
+        versions=dict(parent.versions),
         source=package.path,
-        parent=package_parent(package, "repackaged"),
+        parent=parent,
         loaded_by=way,
     )
 

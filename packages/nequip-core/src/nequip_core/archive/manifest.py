@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from nequip_core.archive.format import MANIFEST_MEMBER, SIGNATURES_MEMBER
-from nequip_core.archive.texts import TextError, parse_json
+from nequip_core.archive.format import DIGEST, MANIFEST_MEMBER, SIGNATURES_MEMBER
+from nequip_core.archive.texts import TextError, is_integer, parse_json
 
 __all__ = [
     "UNLISTED",
@@ -26,7 +25,6 @@ UNLISTED = frozenset({MANIFEST_MEMBER, SIGNATURES_MEMBER})
 
 _MANIFEST_FORMAT = 3
 _CHUNK = 2**20
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def manifest_bytes(hashes: Mapping[str, tuple[str, int]]) -> bytes:
@@ -64,9 +62,9 @@ def _listed(name: str, value: object) -> tuple[str, int]:
     if not isinstance(value, dict) or set(value) != {"sha256", "size"}:
         raise TextError(f"must have 'sha256' and 'size' for {name[:80]!r}")
     digest, size = value["sha256"], value["size"]
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
         raise TextError(f"has no SHA-256 in hexadecimal for {name[:80]!r}")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not is_integer(size) or size < 0:
         raise TextError(f"has no size in bytes for {name[:80]!r}")
     return digest, size
 

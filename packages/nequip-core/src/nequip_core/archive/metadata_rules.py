@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nequip_core.archive.texts import is_integer, is_number
+
 __all__ = ["UNDERSTOOD", "metadata_fault"]
 
 UNDERSTOOD: frozenset[str] = frozenset()
@@ -40,13 +42,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_positive(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
+    return is_number(value) and math.isfinite(value) and value > 0
 
 
 def _is_texts(value: Any) -> bool:
@@ -72,7 +69,7 @@ def _maps_texts_or_null(value: Any) -> bool:
 
 def _is_atom_types(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        _is_integer(key) and isinstance(name, str) for key, name in value.items()
+        is_integer(key) and isinstance(name, str) for key, name in value.items()
     )
 
 
@@ -108,7 +105,7 @@ def _is_modifier(value: Any) -> bool:
 
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "package_version_id": ("an integer", _is_integer),
+    "package_version_id": ("an integer", is_integer),
     "min_reader": ("text", _is_text),
     "must_understand": ("a list of text", _is_texts),
     "versions": ("a mapping of text to text", _maps_texts),
@@ -122,7 +119,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "r_max": ("a positive number", _is_positive),
     "per_edge_type_cutoff": ("a square of positive numbers, as text,", _is_cutoffs),
     "model_dtype": ("'float32' or 'float64'", lambda value: value in ("float32", "float64")),
-    "num_parameters": ("an integer, 0 or more,", lambda value: _is_integer(value) and value >= 0),
+    "num_parameters": ("an integer, 0 or more,", lambda value: is_integer(value) and value >= 0),
     "units": ("a mapping of text to text", _maps_texts),
     "modifiers": ("a mapping of models to lists of modifiers", _is_modifiers),
     "created": ("text", _is_text),

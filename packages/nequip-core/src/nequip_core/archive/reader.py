@@ -42,7 +42,7 @@ from nequip_core.archive.json_members import (
 )
 from nequip_core.archive.manifest import UNLISTED, hash_file, identity_of, parse_manifest
 from nequip_core.archive.metadata_rules import UNDERSTOOD, metadata_fault
-from nequip_core.archive.texts import TextError, parse_yaml
+from nequip_core.archive.texts import TextError, is_integer, parse_yaml
 from nequip_core.archive.upgrades import upgrade_metadata
 from nequip_core.errors import FileFormatError, MissingFileError
 from nequip_core.files import require_file, require_suffix
@@ -355,7 +355,7 @@ class PackageReader:
 
     def _checked_format(self) -> int:
         found = self.raw_metadata.get("package_version_id")
-        if not isinstance(found, int) or isinstance(found, bool):
+        if not isinstance(found, int) or not is_integer(found):
             raise FileFormatError(
                 f"'{METADATA_MEMBER}' of '{self.path}' must have an integer "
                 f"'package_version_id', found {found!r}"

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nequip_core.archive.format import METADATA_MEMBER, mode_member
+from nequip_core.archive.format import EAGER_MODEL_MEMBER, METADATA_MEMBER
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.errors import FileFormatError, MissingDependencyError, PluginError
@@ -51,7 +51,7 @@ def missing_modules(package: PackageReader) -> list[str]:
     return [unmet.module for unmet in unmet_modules(package) if unmet.found is None]
 
 
-def unmet_modules(package: PackageReader, mode: str = "eager") -> list[Unmet]:
+def unmet_modules(package: PackageReader) -> list[Unmet]:
     """Return what loading imports from outside and this environment lacks or has too old or new.
 
     Nothing is imported. Modules whose installed version cannot be found out are not judged.
@@ -73,11 +73,11 @@ def unmet_modules(package: PackageReader, mode: str = "eager") -> list[Unmet]:
             if found is not None and needed and not _admits(package, needed, found):
                 unmet.append(Unmet(module, needed, found))
     # The sources are parsed only in the rare case that something does not fit.
-    imported = _imported_on_load(package, mode) if unmet else set()
+    imported = _imported_on_load(package) if unmet else set()
     return [entry for entry in unmet if entry.module in imported]
 
 
-def check_external_modules(package: PackageReader, mode: str = "eager") -> None:
+def check_external_modules(package: PackageReader) -> None:
     """Check that everything that loading `package` imports from outside is installed and fits.
 
     Raises:
@@ -85,7 +85,7 @@ def check_external_modules(package: PackageReader, mode: str = "eager") -> None:
             versions needed and versions found.
         FileFormatError: the package is damaged, or records a requirement that is none.
     """
-    unmet = unmet_modules(package, mode)
+    unmet = unmet_modules(package)
     if not unmet:
         return
     parts = []
@@ -188,10 +188,10 @@ def _installed_version(module: str) -> str | None:
         return importlib.metadata.version(owners[0]) if owners else None
 
 
-def _imported_on_load(package: PackageReader, mode: str) -> set[str]:
-    """Return the top-level names of what loading the models of a mode imports."""
+def _imported_on_load(package: PackageReader) -> set[str]:
+    """Return the top-level names of what loading the eager model imports."""
     sources = package.sources()
-    pickled = package.read_bytes(mode_member(mode))
+    pickled = package.read_bytes(EAGER_MODEL_MEMBER)
     waiting = [name for name in _module_names(package, pickled) if name in sources]
     done: set[str] = set()
     found: set[str] = set()

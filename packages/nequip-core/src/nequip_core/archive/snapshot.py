@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.package import PackageImporter
 
-from nequip_core.archive.format import EXAMPLE_DATA, MODEL_FOLDER
+from nequip_core.archive.format import EXAMPLE_DATA, MODE_SUFFIX, MODEL_FOLDER
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.requirements import check_external_modules
 from nequip_core.errors import ConfigError, FileFormatError, NequIPError, closest
@@ -145,7 +145,7 @@ def model_member(package: PackageReader, mode: str) -> str:
             f"package '{package.path}' has no mode '{mode}', only {available}"
             f"{closest(mode, available)}"
         )
-    return f"{mode}_model.pkl"
+    return f"{mode}{MODE_SUFFIX}"
 
 
 def importer_of(module: torch.nn.Module) -> PackageImporter | None:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from nequip_core.archive.texts import TextError, parse_json
+from nequip_core.archive.texts import TextError, is_integer, parse_json
 
 __all__ = ["TensorHeader", "read_tensor_headers"]
 
@@ -94,6 +94,5 @@ def _tensor_header(name: str, value: object, first: int) -> TensorHeader:
 
 def _are_counts(values: object) -> bool:
     return isinstance(values, list) and all(
-        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-        for value in values
+        is_integer(value) and 0 <= value < 2**63 for value in values
     )

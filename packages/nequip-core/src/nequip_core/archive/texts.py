@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["TextError", "parse_json", "parse_yaml"]
+__all__ = ["TextError", "is_integer", "is_number", "parse_json", "parse_yaml"]
 
 DEEPEST = 64
 """Levels of nesting that a text may have."""
@@ -77,6 +77,16 @@ def parse_yaml(content: bytes) -> Any:
         raise
     except (ValueError, TypeError, OverflowError) as error:  # dates and numbers that are none
         raise TextError(f"is not plain YAML: {_first_line(error)}") from None
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether a parsed value is an integer: true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a parsed value is a number: true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from nequip_core.archive.format import DIGEST
 from nequip_core.errors import ConfigError
 
 __all__ = [
     "TRUST_VARIABLE",
     "consent",
+    "is_private",
     "is_refused",
     "is_trusted",
     "remember_built",
@@ -31,7 +32,6 @@ TRUST_VARIABLE = "NEQUIP_TRUST_CODE"
 """Environment variable; ``1`` consents to the code of every file that the process loads."""
 
 _LOG = logging.getLogger(__name__)
-_IDENTITY = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 64 * 2**20  # bytes; a million packages
 _TRUSTED_BY_CALLER: ContextVar[bool | None] = ContextVar("nequip_trust_code", default=None)
 
@@ -76,7 +76,7 @@ def trusting(trust_code: bool | None) -> Iterator[None]:
 
 def is_trusted(identity: str) -> bool:
     """Return whether this user built the package with this identity on this machine."""
-    return _IDENTITY.fullmatch(identity) is not None and identity in _known()
+    return DIGEST.fullmatch(identity) is not None and identity in _known()
 
 
 def remember_built(identity: str, built: str | os.PathLike[str] | None = None) -> None:
@@ -92,7 +92,7 @@ def remember_built(identity: str, built: str | os.PathLike[str] | None = None) -
     Raises:
         ValueError: `identity` is not one.
     """
-    if not _IDENTITY.fullmatch(identity):
+    if not DIGEST.fullmatch(identity):
         raise ValueError(f"the identity of a package is 64 hexadecimal digits, got {identity!r}")
     path = _path()
     try:
@@ -102,7 +102,7 @@ def remember_built(identity: str, built: str | os.PathLike[str] | None = None) -
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags, 0o600)
         try:
-            if _is_private(os.fstat(descriptor)) and _is_private(path.parent.stat()):
+            if is_private(os.fstat(descriptor)) and is_private(path.parent.stat()):
                 # One write in append mode: lines of several processes do not mix.
                 os.write(descriptor, f"{identity}\n".encode("ascii"))
             else:
@@ -152,7 +152,7 @@ def _known() -> set[str]:
         return set()
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(file.fileno())
-        if not _is_private(found) or not _is_private(path.parent.stat()):
+        if not is_private(found) or not is_private(path.parent.stat()):
             _LOG.warning("'%s' is ignored: it is not this user's, or others can write to it", path)
             return set()
         if found.st_size > _LARGEST or not stat.S_ISREG(found.st_mode):
@@ -160,7 +160,7 @@ def _known() -> set[str]:
         return set(file.read().decode("ascii", errors="replace").split())
 
 
-def _is_private(found: os.stat_result) -> bool:
+def is_private(found: os.stat_result) -> bool:
     """Return whether a file or folder is the user's own and nobody else can write to it."""
     if not hasattr(os, "geteuid"):
         return True  # Windows: the folder of the user's profile is the user's

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nequip_core.archive.format import NEWEST_READABLE
+from nequip_core.archive.texts import is_number
 
 __all__ = ["UPGRADES", "upgrade_1_to_2", "upgrade_2_to_3", "upgrade_metadata"]
 
@@ -52,7 +53,7 @@ def upgrade_2_to_3(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> di
     if models:
         told["model_names"] = list(models)
         model = next(iter(models.values()))
-        if _is_number(model.get("r_max")):
+        if is_number(model.get("r_max")):
             told["r_max"] = float(model["r_max"])
         if model.get("model_dtype") in _DTYPES:
             told["model_dtype"] = model["model_dtype"]
@@ -110,11 +111,7 @@ def _edge_cutoffs(given: Any, names: Sequence[str] | None, r_max: float | None) 
         row = given.get(centre, r_max)
         for neighbour in names:
             value = row.get(neighbour, r_max) if isinstance(row, Mapping) else row
-            if not _is_number(value):
+            if not is_number(value):
                 return None
             rows.append(str(float(value)))
     return " ".join(rows)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,6 +9,7 @@ addition the one form of format 3 only.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -103,7 +104,7 @@ def read_records(file: BinaryIO, length: int) -> list[tuple[Record, int]]:
     return [(member.record, starts[member.record.header]) for member in members]
 
 
-def check_canonical(file: BinaryIO, length: int, records: list[Record]) -> None:
+def check_canonical(file: BinaryIO, length: int, records: Sequence[Record]) -> None:
     """Check that a file has the one form that format 3 allows for its members.
 
     Args:

@@ -34,7 +34,7 @@ class Record:
     """What the headers of one stored member say.
 
     Attributes:
-        name: full name, ASCII.
+        name: full name, the top folder included.
         crc: CRC-32 of the data.
         size: of the data in bytes.
         header: where its local header starts.
