@@ -11,7 +11,6 @@ import torch
 
 from nequip_core.compiled import (
     CompiledModel,
-    _matrix_precision,
     load_compiled_model,
     read_compiled_metadata,
 )
@@ -22,6 +21,7 @@ from nequip_core.errors import (
     MissingDependencyError,
     MissingFileError,
 )
+from nequip_core.precision import matrix_precision
 from nequip_core.synthetic import synthetic_frame
 
 METADATA = {
@@ -225,20 +225,27 @@ def test_unfit_inputs_are_refused(change, message):
         echo_model()(frame)
 
 
-@pytest.mark.parametrize("before", ["none", "ieee", "tf32"])
+MATMUL = torch.backends.cuda.matmul
+# Torch before 2.9 knows `allow_tf32` alone.
+PRECISIONS = {"fp32_precision": ["none", "ieee", "tf32"]}
+if not hasattr(MATMUL, "fp32_precision"):
+    PRECISIONS = {"allow_tf32": [False, True]}
+((PRECISION, BEFORE),) = PRECISIONS.items()
+
+
+@pytest.mark.parametrize("before", BEFORE)
 def test_precision_of_a_file_holds_for_a_call_only(before):
-    settings = torch.backends.cuda.matmul
-    outside = settings.fp32_precision
-    settings.fp32_precision = before
+    outside = getattr(MATMUL, PRECISION)
+    setattr(MATMUL, PRECISION, before)
     try:
         for allowed in (True, False):
-            with _matrix_precision(allowed, torch.device("cuda")):
-                assert (settings.fp32_precision == "tf32") == allowed
-            assert settings.fp32_precision == before
-            with _matrix_precision(allowed, torch.device("cpu")):
-                assert settings.fp32_precision == before
+            with matrix_precision(allowed, torch.device("cuda")):
+                assert (getattr(MATMUL, PRECISION) in ("tf32", True)) == allowed
+            assert getattr(MATMUL, PRECISION) == before
+            with matrix_precision(allowed, torch.device("cpu")):
+                assert getattr(MATMUL, PRECISION) == before
     finally:
-        settings.fp32_precision = outside
+        setattr(MATMUL, PRECISION, outside)
 
 
 def test_edited_metadata_are_refused(tmp_path):
@@ -247,3 +254,9 @@ def test_edited_metadata_are_refused(tmp_path):
         path = write(tmp_path / "m.nequip.pt2", **{key: text})
         with pytest.raises(FileFormatError, match=key):
             load_compiled_model(path)
+
+
+def test_metadata_that_contradict_the_code_are_an_error_of_the_file():
+    model = echo_model(nequip_aoti_outputs="total_energy forces")
+    with pytest.raises(FileFormatError, match="returns 4 fields, they name"):
+        model(synthetic_frame(["Cu", "Au"], 4.5))

@@ -442,3 +442,22 @@ def test_wrong_usage_has_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None
         main(["--fast"])
     assert stop.value.code == 2
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_the_folder_of_compiled_models_must_be_private(tmp_path, monkeypatch):
+    folder = tmp_path / "compiled"
+    monkeypatch.setenv("NEQUIP_COMPILE_CACHE", str(folder))
+    assert by_name(look_at_folders())["compiled models"].state == "info"
+    folder.mkdir(mode=0o700)
+    assert by_name(look_at_folders())["compiled models"].state == OK
+    folder.chmod(0o777)
+    finding = by_name(look_at_folders())["compiled models"]
+    assert finding.state == BROKEN
+    assert f"chmod go-w {folder}" in finding.advice
+    monkeypatch.setenv("NEQUIP_COMPILE_CACHE", "off")
+    assert "compiled models" not in by_name(look_at_folders())
+
+
+@pytest.mark.parametrize(("value", "state"), [("off", OK), ("on", OK), ("perhaps", BROKEN)])
+def test_the_switch_of_compiling_is_checked(value, state):
+    assert by_name(look_at_variables({"NEQUIP_COMPILE": value}))["NEQUIP_COMPILE"].state == state

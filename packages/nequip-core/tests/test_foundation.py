@@ -190,6 +190,12 @@ def test_tolerances_follow_the_dtype_and_the_environment(monkeypatch):
     monkeypatch.setenv("NEQUIP_FLOAT32_MODEL_TOL", "many")
     with pytest.raises(ConfigError, match="NEQUIP_FLOAT32_MODEL_TOL must be a positive number"):
         model_tolerance("float32")
+    assert model_tolerance("float32", tf32=True) == 2e-3
+    assert model_tolerance("float64", tf32=True) == 1e-12
+    for text in ("-1", "nan", "inf"):
+        monkeypatch.setenv("NEQUIP_TF32_MODEL_TOL", text)
+        with pytest.raises(ConfigError, match="NEQUIP_TF32_MODEL_TOL must be a positive number"):
+            model_tolerance("float32", tf32=True)
     with pytest.raises(ConfigError, match="float16"):
         model_tolerance("float16")
 

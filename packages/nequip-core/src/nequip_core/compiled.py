@@ -7,9 +7,8 @@ native code of it is loaded.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,12 @@ from nequip_core.compiled_metadata import (
     AOTINDUCTOR_SUFFIX,
     INPUTS_KEY,
     OUTPUTS_KEY,
+    SIZES_KEY,
     TF32_KEY,
     TORCHSCRIPT_SUFFIX,
     read_compiled_metadata,
     require_compiled_metadata,
+    require_intact,
 )
 from nequip_core.compiled_script import (
     ScriptRunner,
@@ -44,7 +45,8 @@ from nequip_core.fields import (
     POSITIONS_KEY,
     is_long,
 )
-from nequip_core.fingerprint import require_device, require_processor, require_torch
+from nequip_core.fingerprint import require_fit
+from nequip_core.precision import matrix_precision
 
 if TYPE_CHECKING:
     import os
@@ -58,6 +60,7 @@ __all__ = [
     "INPUTS_KEY",
     "OUTPUTS_KEY",
     "CompiledModel",
+    "compiled_fields",
     "load_compiled_model",
     "read_compiled_metadata",
 ]
@@ -85,6 +88,8 @@ _SIZES: dict[str, dict[str, int]] = {
 class CompiledModel:
     """A compiled model, called with a frame and returning the output fields.
 
+    Several threads may call it; one call runs at a time.
+
     Args:
         loader: torch's runner of the compiled code.
         metadata: of the file.
@@ -96,6 +101,7 @@ class CompiledModel:
         self, loader: Any, metadata: dict[str, str], path: Path, device: torch.device
     ) -> None:
         self._loader = loader
+        self._lock = threading.Lock()
         self.path = path
         self.device = device
         self.metadata = metadata
@@ -104,11 +110,7 @@ class CompiledModel:
         self.model_dtype = metadata["model_dtype"]
         self.allow_tf32 = metadata.get(TF32_KEY, "0") == "1"
         self._is_script = path.name.endswith(TORCHSCRIPT_SUFFIX)
-        if self._is_script:
-            self.inputs, self.outputs = script_fields(metadata)
-        else:
-            self.inputs = tuple(metadata[INPUTS_KEY].split())
-            self.outputs = tuple(metadata[OUTPUTS_KEY].split())
+        self.inputs, self.outputs = compiled_fields(metadata, path)
         self.per_edge_type_cutoff = cutoff_table_from_text(
             metadata.get("per_edge_type_cutoff"), len(self.type_names)
         )
@@ -126,10 +128,19 @@ class CompiledModel:
         Raises:
             DataError: an input is missing or misshapen, is on another device, or there are
                 several frames where the model takes one.
+            FileFormatError: the code returns another number of fields than the metadata name.
         """
         tensors = self._arguments(data)
-        with _matrix_precision(self.allow_tf32, self.device):
-            return dict(zip(self.outputs, self._loader.boxed_run(tensors), strict=True))
+        # torch's runner has one copy of the model, and waits for it with Python's own lock in hand:
+        # a second thread that calls it meanwhile would stop both for ever.
+        with self._lock, matrix_precision(self.allow_tf32, self.device):
+            found = self._loader.boxed_run(tensors)
+        if len(found) != len(self.outputs):
+            raise FileFormatError(
+                f"the metadata of '{self.path}' contradict its code: it returns {len(found)} "
+                f"fields, they name {list(self.outputs)}; compile the model again"
+            )
+        return dict(zip(self.outputs, found, strict=True))
 
     def _arguments(self, data: Frame) -> list[torch.Tensor]:
         from nequip_core.frames import num_frames, with_batch_
@@ -150,6 +161,7 @@ class CompiledModel:
             )
         tensors = {name: self._input(name, data[name]) for name in self.inputs}
         _require_equal_sizes(tensors)
+        _require_sizes(tensors, self.metadata.get(SIZES_KEY, ""), self.path)
         self._require_indices(tensors)
         return list(tensors.values())
 
@@ -184,25 +196,13 @@ class CompiledModel:
         return _with_shape(name, value.detach()).contiguous()
 
 
-@contextlib.contextmanager
-def _matrix_precision(allow_tf32: bool, device: torch.device) -> Iterator[None]:
-    """Multiply matrices on a GPU as the file says, and leave torch's setting as it was."""
-    if device.type != "cuda":
-        yield
-        return
-    import torch
-
-    # Not `allow_tf32`: torch refuses to tell it once somebody has set the precision by this name.
-    settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    if (before == "tf32") == allow_tf32:
-        yield
-        return
-    settings.fp32_precision = "tf32" if allow_tf32 else "ieee"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
+def compiled_fields(
+    metadata: dict[str, str], path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the input and the output fields of a compiled file, from its metadata."""
+    if path.name.endswith(TORCHSCRIPT_SUFFIX):
+        return script_fields(metadata)
+    return tuple(metadata[INPUTS_KEY].split()), tuple(metadata[OUTPUTS_KEY].split())
 
 
 def _with_shape(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -241,6 +241,23 @@ def _require_equal_sizes(tensors: Frame) -> None:
         raise DataError(f"one frame has one cell, got {tensors[CELL_KEY].shape[0]}")
 
 
+def _require_sizes(tensors: Frame, bounds: str, path: Path) -> None:
+    """Check that a file compiled for some sizes gets these: its code relies on them.
+
+    Raises:
+        DataError: a size is another.
+    """
+    for axis, text in zip(("frames", "atoms", "edges"), bounds.split(), strict=False):
+        sizes = [tensors[name].shape[at] for name, at in _SIZES[axis].items() if name in tensors]
+        least, most = (float(number) for number in text.split(","))
+        # Two is the smallest that can be declared, and means that there is no smallest.
+        if sizes and not (least if least > 2 else 0) <= sizes[0] <= most:
+            raise DataError(
+                f"'{path.name}' was compiled for {text} {axis} in a call, got {sizes[0]}; compile "
+                "it again with other bounds"
+            )
+
+
 def load_compiled_model(
     path: str | os.PathLike[str], device: str | torch.device = "cpu"
 ) -> CompiledModel:
@@ -254,18 +271,16 @@ def load_compiled_model(
     Raises:
         MissingFileError: there is no such file.
         FileFormatError: the file is no compiled model, is damaged, or was compiled for another
-            torch version or processor.
+            torch version, processor or GPU.
         ConfigError: the device is of another kind, or not there.
         MissingDependencyError: a module of custom operations that the model needs is missing.
     """
     metadata = read_compiled_metadata(path)
     found = Path(path)
     require_compiled_metadata(metadata, found)
-    place = require_device(metadata, device, found)
+    place = require_fit(metadata, device, found)
+    require_intact(found)
     script = found.name.endswith(TORCHSCRIPT_SUFFIX)
-    if not script:
-        require_torch(metadata, found)
-        require_processor(metadata, found)
     for module in metadata.get("nequip_custom_ops_libs", "").split():
         try:
             importlib.import_module(module)
@@ -286,7 +301,7 @@ def _native_loader(path: Path, device: torch.device) -> Any:
     try:
         # What torch._inductor.aoti_load_package ends in. Called directly because the way there
         # imports the compiler stack and probes for a C++ compiler, for a comparison of processor
-        # features that require_processor has made already.
+        # features that require_fit has made already.
         return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -11,19 +11,28 @@
 | `nequip_aoti_inputs`, `nequip_aoti_outputs` | fields in positional order | x | |
 | `nequip_inputs`, `nequip_outputs` | fields by name that go in and come out | | x |
 | `nequip_custom_ops_libs` | where needed: modules to import first, separated by spaces | x | x |
-| `nequip_torch_version`, `nequip_compile_version` | versions that wrote the file | x | x |
+| `nequip_torch_version`, `nequip_core_version`, `nequip_compile_version` | versions that wrote the file | x | x |
+| `nequip_source` | file name, or reference, of the saved model it was compiled from | x | x |
+| `nequip_source_digest` | SHA-256 of that file, hexadecimal | x | x |
+| `nequip_source_model` | which model of it | x | x |
+| `nequip_modifiers` | modifiers that were applied, in order, separated by spaces | x | x |
+| `nequip_target` | name of the compile target, `custom` for fields of one's own | x | x |
+| `nequip_cpu_features` | instruction sets of the processor that compiled it, for `cpu` | x | |
+| `nequip_sizes` | where bounded: `min,max` of frames, atoms and edges in a call, separated by spaces | x | |
 | `AOTI_...` | device, platform and processor features, written by torch | x | |
 
 A ``.nequip.pt2`` keeps them in torch's metadata file, a ``.nequip.pth`` as one extra file each.
 In folder ``extra`` of either, `REPORT_NAME` is the report of the comparison with the eager model,
 JSON text.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +43,24 @@ from nequip_core.files import require_file, require_suffix
 __all__ = [
     "AOTINDUCTOR_SUFFIX",
     "COMPILED_SUFFIXES",
+    "CORE_VERSION_KEY",
     "INPUTS_KEY",
+    "MODIFIERS_KEY",
     "OUTPUTS_KEY",
     "REPORT_NAME",
     "SCRIPT_INPUTS_KEY",
     "SCRIPT_OUTPUTS_KEY",
+    "SIZES_KEY",
+    "SOURCE_DIGEST_KEY",
+    "SOURCE_KEY",
+    "SOURCE_MODEL_KEY",
+    "TARGET_KEY",
     "TF32_KEY",
     "TORCHSCRIPT_SUFFIX",
     "read_compiled_metadata",
     "read_verification_report",
     "require_compiled_metadata",
+    "require_intact",
 ]
 
 AOTINDUCTOR_SUFFIX = ".nequip.pt2"
@@ -54,11 +71,29 @@ OUTPUTS_KEY = "nequip_aoti_outputs"
 SCRIPT_INPUTS_KEY = "nequip_inputs"
 SCRIPT_OUTPUTS_KEY = "nequip_outputs"
 TF32_KEY = "allow_tf32"
+CORE_VERSION_KEY = "nequip_core_version"
+SOURCE_KEY = "nequip_source"
+SOURCE_DIGEST_KEY = "nequip_source_digest"
+SOURCE_MODEL_KEY = "nequip_source_model"
+MODIFIERS_KEY = "nequip_modifiers"
+TARGET_KEY = "nequip_target"
+SIZES_KEY = "nequip_sizes"
 REPORT_NAME = "nequip_verification.json"
 
 _MODEL_KEYS = ("type_names", "num_types", "r_max", "model_dtype")
+_BOUNDS = re.compile(r"(\d+,(\d+|inf)( \d+,(\d+|inf)){2})?", re.ASCII)
 # No text of a model is near this; a member that claims more is not one of ours.
 _LARGEST_TEXT = 10_000_000
+# What reading a damaged archive raises.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 def read_compiled_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -74,7 +109,7 @@ def read_compiled_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             if found.name.endswith(TORCHSCRIPT_SUFFIX):
                 return _extra_files(archive, found)
             return _aotinductor_metadata(archive, found)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise _damaged(found, error) from error
 
 
@@ -94,7 +129,7 @@ def read_verification_report(path: str | os.PathLike[str]) -> dict[str, Any] | N
             if not members:
                 return None
             report = json.loads(_text(archive, members[-1], found))
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
+    except (*_DAMAGED, ValueError) as error:
         if isinstance(error, FileFormatError):
             raise
         raise _damaged(found, error) from error
@@ -132,11 +167,39 @@ def require_compiled_metadata(metadata: dict[str, str], path: Path) -> None:
         cutoff_table_from_text(metadata.get("per_edge_type_cutoff"), number)
     except ValueError as error:
         raise FileFormatError(f"the metadata of '{path}' are damaged: {error}") from error
+    if not _BOUNDS.fullmatch(metadata.get(SIZES_KEY, "")):
+        raise FileFormatError(
+            f"{SIZES_KEY} in the metadata of '{path}' must be min,max of frames, atoms and edges, "
+            f"got '{metadata[SIZES_KEY]}'; compile the model again"
+        )
     if metadata["model_dtype"] not in ("float32", "float64"):
         raise FileFormatError(
             f"model_dtype in the metadata of '{path}' must be float32 or float64, got "
             f"'{metadata['model_dtype']}'"
         )
+    tf32 = metadata.get(TF32_KEY, "0")
+    if tf32 not in ("0", "1") or (tf32 == "1" and metadata["model_dtype"] == "float64"):
+        raise FileFormatError(
+            f"the metadata of '{path}' contradict themselves: {TF32_KEY} '{tf32}' (0, or for "
+            f"float32 models 1) and model_dtype {metadata['model_dtype']}; compile the model again"
+        )
+
+
+def require_intact(path: Path) -> None:
+    """Check the content of a compiled file against its checksums.
+
+    torch does not: damaged weights would be loaded, and damaged native code run.
+
+    Raises:
+        FileFormatError: the file is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise zipfile.BadZipFile(f"the checksum of '{bad}' is another")
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
 
 
 def _compiled_file(path: str | os.PathLike[str]) -> Path:

@@ -88,7 +88,7 @@ def cutoff_table_from_text(text: str | None, num_types: int) -> list[list[float]
     """Return the table of the text form, or None for None or an empty string.
 
     Raises:
-        ValueError: the text does not hold `num_types` squared numbers.
+        ValueError: the text does not hold `num_types` squared numbers, finite and not negative.
     """
     if not text:
         return None
@@ -97,6 +97,8 @@ def cutoff_table_from_text(text: str | None, num_types: int) -> list[list[float]
         raise ValueError(
             f"per_edge_type_cutoff holds {len(values)} numbers, expected {num_types}x{num_types}"
         )
+    if not all(0.0 <= value < float("inf") for value in values):
+        raise ValueError(f"per_edge_type_cutoff must hold finite numbers from 0, got '{text}'")
     return [values[row * num_types : (row + 1) * num_types] for row in range(num_types)]
 
 

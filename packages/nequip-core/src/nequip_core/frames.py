@@ -186,17 +186,18 @@ def _check_positions(positions: torch.Tensor) -> None:
 
 def num_frames(data: Frame) -> int:
     """Return the number of frames; 1 for a frame without batch fields."""
-    return int(data[NUM_NODES_KEY].shape[0]) if NUM_NODES_KEY in data else 1
+    return data[NUM_NODES_KEY].shape[0] if NUM_NODES_KEY in data else 1
 
 
 def num_nodes(data: Frame) -> int:
     """Return the number of atoms."""
-    return int(data[POSITIONS_KEY if POSITIONS_KEY in data else ATOM_TYPE_KEY].shape[0])
+    # No int(): that would make a constant of a size that is being traced.
+    return data[POSITIONS_KEY if POSITIONS_KEY in data else ATOM_TYPE_KEY].shape[0]
 
 
 def num_edges(data: Frame) -> int:
     """Return the number of edges; 0 without a neighbor list."""
-    return int(data[EDGE_INDEX_KEY].shape[1]) if EDGE_INDEX_KEY in data else 0
+    return data[EDGE_INDEX_KEY].shape[1] if EDGE_INDEX_KEY in data else 0
 
 
 def is_batched(data: Frame) -> bool:

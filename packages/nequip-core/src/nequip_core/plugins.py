@@ -6,6 +6,7 @@
 | `nequip.architectures` | a model builder with that architecture name | `nequip_model.architecture` |
 | `nequip.neighbor_backends` | a function or a spec, see `nequip_core.neighbors` | `nequip_core.neighbors` |
 | `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
+| `nequip.compilers` | a function ``(CompileRequest) -> CompiledFile``, see `nequip_core.compile_request` | `nequip_core.runtime` |
 | `nequip.converters` | a function ``(path) -> SavedModel`` that makes our model of another program's file | `nequip-package convert` |
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
 | `nequip.rebuild` | a function ``(description, compile_mode) -> model``, of which there is one | `nequip_core.archive.rebuild` |
@@ -26,6 +27,7 @@ from nequip_core.errors import PluginError, closest
 __all__ = [
     "ARCHITECTURES",
     "BEFORE_TRAINING",
+    "COMPILERS",
     "COMPILE_TARGETS",
     "CONVERTERS",
     "EXTENSIONS",
@@ -42,6 +44,7 @@ __all__ = [
 
 ARCHITECTURES = "nequip.architectures"
 BEFORE_TRAINING = "nequip.before_training"
+COMPILERS = "nequip.compilers"
 COMPILE_TARGETS = "nequip.compile_targets"
 CONVERTERS = "nequip.converters"
 EXTENSIONS = "nequip.extension"

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nequip_core.archive.trust import _is_private, _path
+from nequip_core.archive.trust import _path, is_private
 from nequip_core.doctor.findings import BROKEN, INFO, OK, WARNING, Finding
 
 __all__ = ["look_at_folders"]
 
 _MOST_FILES = 20_000  # a cache on a network file system must not hold up the report
+_COMPILED = "compiled models"
 _OFF = ("", "0", "false", "no", "off")
 
 
@@ -28,6 +29,11 @@ def look_at_folders() -> list[Finding]:
 def _folders() -> Iterator[tuple[str, Path]]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     yield "caches of the layers", cache / "nequip"
+    compiled = os.environ.get("NEQUIP_COMPILE_CACHE")
+    if compiled is None:
+        yield _COMPILED, cache / "nequip" / "compiled"
+    elif compiled.strip().casefold() not in _OFF:
+        yield _COMPILED, Path(compiled).expanduser()
     statistics = os.environ.get("NEQUIP_STATISTICS_CACHE", "")
     if statistics.strip().casefold() not in _OFF:
         yield "statistics of data sets", Path(statistics).expanduser()
@@ -61,7 +67,7 @@ def _look_at_trusted() -> Finding:
         return Finding(title, INFO, f"{path}: not there; nothing was packaged by this user yet")
     if path.is_symlink() or not path.is_file():
         return Finding(title, BROKEN, f"{path}: not a plain file", "remove it")
-    if not (_is_private(path.stat()) and _is_private(path.parent.stat())):
+    if not (is_private(path.stat()) and is_private(path.parent.stat())):
         advice = f"chmod go-w {path} {path.parent}; both must be yours"
         return Finding(title, BROKEN, f"{path}: ignored, others can write to it", advice)
     if not os.access(path, os.R_OK | os.W_OK):
@@ -81,6 +87,9 @@ def _look_at_folder(title: str, path: Path) -> Finding:
         return Finding(title, BROKEN, f"{path}: not a folder", "remove it")
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         return Finding(title, BROKEN, f"{path}: cannot be written", _ADVICE)
+    if title == _COMPILED and not is_private(path.stat()):
+        advice = f"chmod go-w {path}; it must be yours, or set NEQUIP_COMPILE_CACHE"
+        return Finding(title, BROKEN, f"{path}: not used, others can write to it", advice)
     free = _free(path)
     if path == Path(tempfile.gettempdir()):
         return Finding(title, OK, f"{path}; {free}")

@@ -40,6 +40,11 @@ def _switch(text: str) -> str:
     return "" if text.strip().lower() in known else "must be 1 or 0"
 
 
+def _on_or_off(text: str) -> str:
+    known = ("", "on", "1", "true", "yes", "off", "0", "false", "no")
+    return "" if text.strip().lower() in known else "must be on or off"
+
+
 def _exactly_one(text: str) -> str:
     return "" if text in ("", "0", "1") else "only 1 means yes; this means no"
 
@@ -62,15 +67,20 @@ def _seconds(text: str) -> str:
 VARIABLES = {
     "NEQUIP_FLOAT64_MODEL_TOL": Variable("agreement of float64 models, default 1e-12", _positive),
     "NEQUIP_FLOAT32_MODEL_TOL": Variable("agreement of float32 models, default 5e-5", _positive),
+    "NEQUIP_TF32_MODEL_TOL": Variable("agreement of models with TF32, default 2e-3", _positive),
     "NEQUIP_SKIP_AOTI_MODEL_CHECK": Variable("1: compiled models are not checked", _exactly_one),
     "NEQUIP_TRUST_CODE": Variable("1: code of every file may run, default 0", _switch),
     "NEQUIP_PACKAGEABILITY": Variable(
         "error (default), warn or off: check before training", _packageability
     ),
+    "NEQUIP_COMPILE": Variable("off: models are opened without compiling, default on", _on_or_off),
+    "NEQUIP_COMPILE_CACHE": Variable("folder of compiled models, or off", _folder),
     "NEQUIP_STATISTICS_CACHE": Variable("folder of statistics of data sets, or off", _folder),
-    "NEQUIP_TF32_MODEL_TOL": Variable("agreement of models with TF32", None),
-    "NEQUIP_CACHE_DIR": Variable("folder of downloaded models", None),
-    "NEQUIP_NO_CACHE": Variable("1: downloaded models are not kept", None),
+    "NEQUIP_REPOSITORY": Variable(
+        "repositories to ask for models, https://www.nequip.net", lambda text: ""
+    ),
+    "NEQUIP_CACHE_DIR": Variable("folder of downloaded models", _folder),
+    "NEQUIP_NO_CACHE": Variable("1: downloaded models are not kept, default 0", _switch),
     "NEQUIP_MULTIPROCESSING_SHARING_STRATEGY": Variable("how workers share tensors", None),
     "_NEQUIP_LOG_LEVEL": Variable("how much is logged; also read by the LAMMPS pair style", None),
     "NEQUIP_NL": Variable("neighbor-list library, of old versions", None),
