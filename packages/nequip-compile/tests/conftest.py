@@ -26,6 +26,14 @@ MODEL_CONFIG = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_cache():
+    """Compile where a test compiles; the tests of the cache place it themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEQUIP_COMPILE_CACHE", "off")
+        yield
+
+
 @pytest.fixture(scope="session")
 def build():
     """Builder with small defaults: ``build(num_layers=1)``; the model is in eval mode."""

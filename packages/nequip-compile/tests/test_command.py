@@ -37,7 +37,8 @@ def compiled_before(monkeypatch, for_ase):
 @pytest.fixture
 def traced_before(monkeypatch, compiled_before):
     """Leave tracing out as well."""
-    monkeypatch.setattr(aotinductor, "export_model", lambda model, target, examples: None)
+    monkeypatch.setattr(aotinductor, "trace_model", lambda model, target, examples: None)
+    monkeypatch.setattr(aotinductor, "export_trace", lambda trace, target, example, bounds: None)
 
 
 def nothing_left(folder):
@@ -212,7 +213,7 @@ def test_code_of_a_package_runs_by_consent(compiled_before, output, tmp_path, mo
     # The way of the consent alone: the compiled file of another model would not be equal.
     seen = []
     monkeypatch.setattr(
-        aotinductor, "compile_model", lambda model, *rest, **settings: seen.append(model)
+        aotinductor, "compile_models", lambda model, *rest, **settings: seen.append(model)
     )
     golden = Path(__file__).parents[3] / "tests/golden/format2-nequip-0.1.0/model.nequip.zip"
     words = [str(golden), str(output), "--target", "ase"]

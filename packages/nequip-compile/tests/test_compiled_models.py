@@ -8,9 +8,12 @@ import zipfile
 import pytest
 import torch
 
+import nequip_core
+from nequip_compile import __version__
 from nequip_compile.verify import verification_frames
 from nequip_core.compile_targets import ASE, BATCH, PAIR_NEQUIP
 from nequip_core.compiled import load_compiled_model, read_compiled_metadata
+from nequip_core.fingerprint import processor_features
 from nequip_core.frames import batched_from_list, frame_from_batched
 from nequip_core.synthetic import synthetic_frame
 
@@ -94,7 +97,10 @@ def test_metadata_has_every_documented_key(for_lammps):
         "nequip_aoti_inputs": "pos edge_index atom_types cell edge_cell_shift",
         "nequip_aoti_outputs": "atomic_energy forces virial",
         "nequip_torch_version": torch.__version__,
-        "nequip_compile_version": "0.2.0",
+        "nequip_compile_version": __version__,
+        "nequip_core_version": nequip_core.__version__,
+        "nequip_cpu_features": " ".join(processor_features()),
+        "nequip_target": "pair_nequip",
     }
     assert metadata["AOTI_DEVICE_KEY"] == "cpu"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import nequip_core
+from nequip_compile import __version__
 from nequip_compile.command import main
 from nequip_compile.torchscript import compile_model
 from nequip_compile.verify import verification_frames
@@ -155,7 +157,8 @@ def test_every_documented_key_is_an_extra_file(scripts):
         "allow_tf32": "0",
         "nequip_inputs": "pos edge_index atom_types cell edge_cell_shift batch num_atoms",
         "nequip_torch_version": torch.__version__,
-        "nequip_compile_version": metadata["nequip_compile_version"],
+        "nequip_compile_version": __version__,
+        "nequip_core_version": nequip_core.__version__,
     }
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from nequip_compile.physics import Physics
+from nequip_compile.report import verification_table
 from nequip_compile.verify import (
     compare_models,
-    comparison_table,
     eager_references,
     require_agreement,
     verification_frames,
@@ -40,7 +41,12 @@ def test_frames_are_of_all_kinds():
     frames = verification_frames(BATCH, ["Cu", "Au"], 4.0)
     assert any(frame["edge_index"].shape[1] == 0 for frame in frames.values())
     assert any(not frame["pbc"].any() for frame in frames.values())
-    assert {int(frame["num_atoms"].shape[0]) for frame in frames.values()} == {1, 2, 5}
+    cells = torch.cat([frame["cell"] for frame in frames.values()])
+    assert bool((torch.linalg.det(cells) < -1.0).any())  # left-handed
+    heights = [frame["pos"][:, 2] for title, frame in frames.items() if "planar" in title]
+    assert len(heights) == 1
+    assert not heights[0].any()
+    assert {int(frame["num_atoms"].shape[0]) for frame in frames.values()} == {1, 2, 7}
 
 
 def test_equal_models_agree(references):
@@ -81,7 +87,7 @@ def test_nan_is_found(references):
     model = returning(references, lambda out: {"stress": out["stress"] * torch.nan})
     comparisons = compare_models(model, references, "float32")
     assert failed(comparisons) == ["stress"]
-    assert "FAILED" in comparison_table(comparisons)
+    assert "FAILED" in verification_table(comparisons, Physics([]))
     with pytest.raises(CompileError, match="'stress' differs by nan"):
         require_agreement(comparisons)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import zipfile
@@ -11,31 +12,39 @@ from typing import Any
 
 import torch
 
-from nequip_compile.export import export_model
+from nequip_compile.export import export_trace, trace_model
 from nequip_compile.preparation import (
     example_frames,
     frames_to_verify,
     model_metadata,
     prepared_model,
+    sizes_of,
 )
-from nequip_compile.progress import say, stage
-from nequip_compile.report import add_report, verification_report
-from nequip_compile.verify import (
-    FieldComparison,
-    compare_models,
-    comparison_table,
-    eager_references,
-    require_agreement,
+from nequip_compile.progress import stage
+from nequip_compile.shared_traces import (
+    reference_for,
+    sharing_targets,
+    trace_for,
+    union_target,
 )
+from nequip_compile.sizes import ANY_SIZES, Sizes
+from nequip_compile.source import Source
+from nequip_compile.verification import note_skipped, verify_compiled
+from nequip_compile.verify import FieldComparison, eager_references
 from nequip_core.compile_targets import CompileTarget
-from nequip_core.compiled import load_compiled_model
-from nequip_core.compiled_metadata import AOTINDUCTOR_SUFFIX, INPUTS_KEY, OUTPUTS_KEY
+from nequip_core.compiled_metadata import (
+    AOTINDUCTOR_SUFFIX,
+    INPUTS_KEY,
+    OUTPUTS_KEY,
+    SIZES_KEY,
+    TARGET_KEY,
+)
 from nequip_core.errors import CompileError
 from nequip_core.files import atomic_path, require_output_suffix
-from nequip_core.fingerprint import available_device
+from nequip_core.fingerprint import CPU_FEATURES_KEY, available_device, processor_features
 from nequip_core.frames import Frame
 
-__all__ = ["compile_model"]
+__all__ = ["compile_model", "compile_models"]
 
 SKIP_CHECK_VARIABLE = "NEQUIP_SKIP_AOTI_MODEL_CHECK"
 
@@ -56,7 +65,9 @@ def compile_model(
     *,
     tf32: bool = False,
     example: Frame | None = None,
+    source: Source | None = None,
     inductor_options: Mapping[str, Any] | None = None,
+    bounds: Sizes = ANY_SIZES,
 ) -> list[FieldComparison]:
     """Compile a model, check it against itself, and write it to `output`.
 
@@ -70,8 +81,10 @@ def compile_model(
         device: where the compiled model shall run.
         tf32: multiply matrices in TF32 on GPUs; for float32 models.
         example: a frame to trace and compare with, besides made-up ones.
+        source: what the model was loaded from, for the metadata.
         inductor_options: further options of `torch._inductor.config`, see
             `nequip_compile.inductor_options`.
+        bounds: sizes that the compiled model is for.
 
     Returns:
         The comparison with the eager model for each output field; empty if left out.
@@ -79,38 +92,119 @@ def compile_model(
     Raises:
         CompileError: the model cannot be compiled, there is no C++ compiler, or the compiled
             model does not reproduce the eager one. Nothing is written then.
-        ConfigError: the device is not there, or the target does not fit the model.
+        ConfigError: the device is not there, or the target or the bounds do not fit the model.
         FileFormatError: the output's name does not end in ``.nequip.pt2``.
     """
-    final = require_output_suffix(output, AOTINDUCTOR_SUFFIX, "compiled model")
+    (comparisons,) = compile_models(
+        model,
+        {Path(output): target},
+        device,
+        tf32=tf32,
+        example=example,
+        source=source,
+        inductor_options=inductor_options,
+        bounds=bounds,
+    ).values()
+    return comparisons
+
+
+def compile_models(
+    model: torch.nn.Module,
+    outputs: Mapping[Path, CompileTarget],
+    device: str | torch.device = "cpu",
+    *,
+    tf32: bool = False,
+    example: Frame | None = None,
+    source: Source | None = None,
+    inductor_options: Mapping[str, Any] | None = None,
+    bounds: Sizes = ANY_SIZES,
+) -> dict[Path, list[FieldComparison]]:
+    """Compile a model for several targets; all files appear, or none.
+
+    Targets with the same inputs are traced and evaluated once.
+
+    Args:
+        model: a graph model.
+        outputs: target by the path of its file.
+        device: as for `compile_model`, like all that follows.
+        tf32: see there.
+        example: see there.
+        source: see there.
+        inductor_options: see there.
+        bounds: see there.
+
+    Returns:
+        What `compile_model` returns, by path.
+
+    Raises:
+        NequIPError: as `compile_model` does.
+    """
+    for path in outputs:
+        require_output_suffix(path, AOTINDUCTOR_SUFFIX, "compiled model")
     place = available_device(device)
     _require_compiler()
     eager = prepared_model(model, place)
-    metadata = {
-        **model_metadata(eager, tf32),
+    found: dict[Path, list[FieldComparison]] = {}
+    with contextlib.ExitStack() as files:
+        for group in sharing_targets(list(outputs.values())):
+            whole = union_target(group)
+            base = {**model_metadata(eager, tf32, source=source), **_machine_metadata(place)}
+            with stage("evaluating the model before compilation"):
+                frames = frames_to_verify(eager, whole, place, example, bounds)
+                references = eager_references(eager, whole, frames)
+            examples = example_frames(eager, whole, place, example, bounds)
+            limits = bounds.fixed(*sizes_of(examples[0]))
+            if bounds != ANY_SIZES:
+                base[SIZES_KEY] = str(limits)
+            with stage(f"tracing for target {_quoted(whole.name)}"):
+                trace = trace_model(eager, whole, examples)
+            for path, target in outputs.items():
+                if target not in group:
+                    continue
+                temporary = files.enter_context(atomic_path(path))
+                with stage(f"compiling for {place}, target '{target.name}' (about a minute)"):
+                    program = export_trace(
+                        trace_for(target, trace, whole.outputs), target, examples[0], bounds
+                    )
+                    metadata = {**base, **_target_metadata(target)}
+                    _compile(
+                        program,
+                        temporary,
+                        {
+                            **_OPTIONS,
+                            **(inductor_options or {}),
+                            "aot_inductor.metadata": metadata,
+                        },
+                    )
+                    _require_sound_code(temporary)
+                if os.environ.get(SKIP_CHECK_VARIABLE) == "1":
+                    note_skipped(temporary, SKIP_CHECK_VARIABLE)
+                    found[path] = []
+                    continue
+                kept = reference_for(target, references)
+                found[path] = verify_compiled(
+                    temporary, eager, target, kept, place, not limits.hold_small_batches
+                )
+    return {path: found[path] for path in outputs}
+
+
+def _quoted(names: str) -> str:
+    return ", ".join(f"'{name}'" for name in names.split(", "))
+
+
+def _target_metadata(target: CompileTarget) -> dict[str, str]:
+    return {
+        TARGET_KEY: target.name,
         INPUTS_KEY: " ".join(target.inputs),
         OUTPUTS_KEY: " ".join(target.outputs),
     }
-    with stage("evaluating the model before compilation"):
-        frames = frames_to_verify(eager, target, place, example)
-        references = eager_references(eager, target, frames)
-    with stage(f"tracing for target '{target.name}'"):
-        program = export_model(eager, target, example_frames(eager, target, place, example))
-    options = {**_OPTIONS, **(inductor_options or {}), "aot_inductor.metadata": metadata}
-    with atomic_path(final) as path:
-        with stage(f"compiling for {place} (usually about a minute)"):
-            _compile(program, path, options)
-            _require_sound_code(path)
-        if os.environ.get(SKIP_CHECK_VARIABLE) == "1":
-            say(f"not compared with the eager model, because {SKIP_CHECK_VARIABLE}=1")
-            return []
-        with stage("comparing with the eager model"):
-            compiled = load_compiled_model(path, place)
-            comparisons = compare_models(compiled, references, str(eager.model_dtype))
-        say(comparison_table(comparisons))
-        require_agreement(comparisons)
-        add_report(path, verification_report(comparisons, references, place))
-    return comparisons
+
+
+def _machine_metadata(place: torch.device) -> dict[str, str]:
+    """Return what torch does not write of the machine: g++ uses every instruction there is."""
+    if place.type != "cpu":
+        return {}
+    return {CPU_FEATURES_KEY: " ".join(processor_features())}
 
 
 def _require_compiler() -> None:

@@ -6,6 +6,7 @@ tensor operations first, the backward pass included, and the trace is exported.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,20 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from nequip_compile.sizes import ANY_SIZES, Size, Sizes
 from nequip_core.compile_targets import CompileTarget
 from nequip_core.errors import CompileError, ConfigError
 from nequip_core.fields import EDGE_INDEX_KEY, get_field_type
 from nequip_core.frames import Frame
 
-__all__ = ["ListInputOutput", "dynamic_shapes", "export_model", "target_inputs", "trace_model"]
+__all__ = [
+    "ListInputOutput",
+    "dynamic_shapes",
+    "export_model",
+    "export_trace",
+    "target_inputs",
+    "trace_model",
+]
 
 
 class ListInputOutput(torch.nn.Module):
@@ -70,30 +79,39 @@ def target_inputs(target: CompileTarget, data: Frame) -> tuple[torch.Tensor, ...
     return tuple(data[name].contiguous() for name in target.inputs)
 
 
-def dynamic_shapes(target: CompileTarget) -> tuple[dict[int, Any], ...]:
+def dynamic_shapes(target: CompileTarget, bounds: Sizes = ANY_SIZES) -> tuple[dict[int, Any], ...]:
     """Return, for each input of `target`, which axes change their size from call to call.
 
-    Atoms and edges always do, frames where the target says so. Sizes below 2 are outside the
-    declared range, because export treats 0 and 1 as constants, but compiled models take them:
-    `nequip_compile.verify` checks it with an atom without neighbors.
+    Atoms and edges do, frames where the target says so, unless `bounds` say that they are static.
+    Sizes below 2 are outside the declared range, because export treats 0 and 1 as constants, but
+    compiled models take them: `nequip_compile.verify` checks it with an atom without neighbors.
     """
     sizes: dict[str, Any] = {
-        "node": Dim("num_nodes", min=2),
-        "edge": Dim("num_edges", min=2),
-        "graph": Dim("num_frames", min=2) if target.dynamic_frames else None,
+        "node": _dimension("num_nodes", bounds.nodes),
+        "edge": _dimension("num_edges", bounds.edges),
+        "graph": _dimension("num_frames", bounds.frames) if target.dynamic_frames else None,
     }
     shapes: list[dict[int, Any]] = []
     for name in target.inputs:
-        if name == EDGE_INDEX_KEY:
-            shapes.append({1: sizes["edge"]})
-            continue
-        size = sizes.get(str(get_field_type(name, error_on_unregistered=False)))
-        shapes.append({} if size is None else {0: size})
+        edges = name == EDGE_INDEX_KEY
+        kind = "edge" if edges else str(get_field_type(name, error_on_unregistered=False))
+        size = sizes.get(kind)
+        shapes.append({} if size is None else {1 if edges else 0: size})
     return tuple(shapes)
 
 
+def _dimension(name: str, size: Size) -> Any:
+    if size.static:
+        return None
+    most = None if math.isinf(size.most) else int(size.most)
+    return Dim(name, min=max(2, size.least), max=most)
+
+
 def export_model(
-    model: torch.nn.Module, target: CompileTarget, examples: Sequence[Frame]
+    model: torch.nn.Module,
+    target: CompileTarget,
+    examples: Sequence[Frame],
+    bounds: Sizes = ANY_SIZES,
 ) -> ExportedProgram:
     """Return the exported program of `model` for `target`.
 
@@ -103,18 +121,35 @@ def export_model(
         target: input and output fields.
         examples: prepared data on the same device, two or more of different sizes. Each is
             traced; traces that differ mean that a size was taken for a constant.
+        bounds: sizes that the program is for.
 
     Raises:
         CompileError: the model cannot be traced, its traces differ, or export fails.
         ConfigError: the target asks for fields that there are not.
     """
-    trace = trace_model(model, target, examples)
+    return export_trace(trace_model(model, target, examples), target, examples[0], bounds)
+
+
+def export_trace(
+    trace: GraphModule, target: CompileTarget, example: Frame, bounds: Sizes = ANY_SIZES
+) -> ExportedProgram:
+    """Return the exported program of a trace by `trace_model`.
+
+    Args:
+        trace: what it does.
+        target: its inputs.
+        example: prepared data, of sizes within `bounds`.
+        bounds: sizes that the program is for.
+
+    Raises:
+        CompileError: export fails.
+    """
     try:
         with torch.no_grad():
             return torch.export.export(
                 trace,
-                target_inputs(target, examples[0]),
-                dynamic_shapes=dynamic_shapes(target),
+                target_inputs(target, example),
+                dynamic_shapes=dynamic_shapes(target, bounds),
                 strict=False,
             )
     except Exception as error:

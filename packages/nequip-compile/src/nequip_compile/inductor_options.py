@@ -27,6 +27,8 @@ def inductor_options(words: Sequence[str], constant_fold: bool = False) -> dict[
         ConfigError: a word is no such pair, a key is unknown, forbidden or there twice, or a value
             is not of the type of the key's default.
     """
+    if not words and not constant_fold:
+        return {}  # without torch's compiler stack, whose import takes seconds
     import torch._inductor.config as config
 
     known = config.get_config_copy()

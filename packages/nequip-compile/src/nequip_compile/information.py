@@ -91,20 +91,42 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _report_lines(report: dict[str, Any] | None) -> list[str]:
-    fields = {} if report is None else report.get("fields")
-    if report is None or not isinstance(fields, dict) or not fields:
-        return ["compared with eager     no report in the file"]
-    frames = report.get("frames")
-    titles = ", ".join(frames) if isinstance(frames, dict) else "not stated"
-    lines = [f"{'compared with eager':<24}on {report.get('device')}; {titles}"]
-    for name, entry in fields.items():
-        if isinstance(entry, dict):
-            passed = "ok" if entry.get("passed") is True else "FAILED"
-            lines.append(
-                f"  {name:<22}max error {_number(entry.get('max_error'))}, allowed "
-                f"{_number(entry.get('allowed'))}, scale {_number(entry.get('scale'))}  {passed}"
-            )
+    if report is not None and "skipped" in report:
+        return [f"{'verified':<24}no: skipped by {report['skipped']}"]
+    fields = _entries(report, "fields")
+    if not fields:
+        return [f"{'compared with eager':<24}no report in the file"]
+    frames = ", ".join(_entries(report, "frames")) or "not stated"
+    where = "not stated" if report is None else report.get("device", "not stated")
+    lines = [f"{'compared with eager':<24}on {where}; {frames}"]
+    lines += [_line(name, entry, "ok", "FAILED") for name, entry in fields.items()]
+    physics = report.get("physics") if report is not None else None
+    if not isinstance(physics, dict):
+        return [*lines, f"{'checked by itself':<24}no: made by an older nequip-compile"]
+    frames = ", ".join(_entries(physics, "frames")) or "no frame"
+    lines.append(f"{'checked by itself':<24}by finite differences; {frames}")
+    for name, entry in _entries(physics, "checks").items():
+        title = entry.get("statement", name) if isinstance(entry, dict) else name
+        lines.append(_line(str(title), entry, "holds", "DOES NOT HOLD"))
+    for name, reason in _entries(physics, "not_checked").items():
+        lines.append(f"  {name:<30}not checked: {reason}")
     return lines
+
+
+def _entries(report: dict[str, Any] | None, key: str) -> dict[str, Any]:
+    """Return a part of a report; empty where somebody has made something else of it."""
+    found = None if report is None else report.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _line(title: str, entry: Any, good: str, bad: str) -> str:
+    if not isinstance(entry, dict):
+        return f"  {title:<30}not stated"
+    numbers = ", ".join(
+        f"{text} {_number(entry.get(key))}"
+        for key, text in (("max_error", "max error"), ("allowed", "allowed"), ("scale", "scale"))
+    )
+    return f"  {title:<30}{numbers}  {good if entry.get('passed') is True else bad}"
 
 
 def _number(value: Any) -> str:

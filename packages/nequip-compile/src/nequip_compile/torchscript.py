@@ -22,17 +22,11 @@ from nequip_compile.preparation import (
     prepared_model,
 )
 from nequip_compile.progress import say, stage
-from nequip_compile.report import add_report, verification_report
+from nequip_compile.source import Source
 from nequip_compile.torchscript_source import scripted_method
-from nequip_compile.verify import (
-    FieldComparison,
-    compare_models,
-    comparison_table,
-    eager_references,
-    require_agreement,
-)
+from nequip_compile.verification import verify_compiled
+from nequip_compile.verify import FieldComparison, eager_references
 from nequip_core.compile_targets import BATCH, CompileTarget
-from nequip_core.compiled import load_compiled_model
 from nequip_core.compiled_metadata import (
     SCRIPT_INPUTS_KEY,
     SCRIPT_OUTPUTS_KEY,
@@ -80,6 +74,7 @@ def compile_model(
     *,
     tf32: bool = False,
     example: Frame | None = None,
+    source: Source | None = None,
 ) -> list[FieldComparison]:
     """Write a model as TorchScript to `output`, after a comparison with itself.
 
@@ -92,6 +87,7 @@ def compile_model(
         device: where the comparison runs. The file can be loaded on any device.
         tf32: ask engines to multiply matrices in TF32 on GPUs.
         example: a frame to trace and compare with, besides made-up ones.
+        source: what the model was loaded from, for the metadata.
 
     Returns:
         The comparison with the eager model for each output field.
@@ -105,7 +101,7 @@ def compile_model(
     final = require_output_suffix(output, TORCHSCRIPT_SUFFIX, "TorchScript model")
     place = available_device(device)
     eager = prepared_model(model, place)
-    metadata = model_metadata(eager, tf32)
+    metadata = model_metadata(eager, tf32, target, source)
     say("TorchScript is deprecated by torch; where the engine takes .nequip.pt2, use aotinductor")
     fields = _all_fields(eager, target, place, example)
     with stage("evaluating the model before compilation"):
@@ -119,13 +115,7 @@ def compile_model(
     with atomic_path(final) as path:
         with stage("writing TorchScript"):
             _save(_scripted(trace, fields), path, metadata)
-        with stage("comparing with the eager model"):
-            compiled = load_compiled_model(path, place)
-            comparisons = compare_models(compiled, references, str(eager.model_dtype))
-        say(comparison_table(comparisons))
-        require_agreement(comparisons)
-        add_report(path, verification_report(comparisons, references, place))
-    return comparisons
+        return verify_compiled(path, eager, fields, references, place)
 
 
 def _all_fields(

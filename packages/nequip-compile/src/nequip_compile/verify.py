@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from nequip_compile.export import ListInputOutput, target_inputs
+from nequip_compile.structures import many_kinds
 from nequip_core.compile_targets import CompileTarget
 from nequip_core.errors import CompileError
-from nequip_core.fields import (
-    ATOM_TYPE_KEY,
-    CELL_KEY,
-    EDGE_CELL_SHIFT_KEY,
-    EDGE_INDEX_KEY,
-    PBC_KEY,
-    POSITIONS_KEY,
-)
-from nequip_core.frames import Frame, batched_from_list, from_dict
-from nequip_core.neighbors import compute_neighborlist_
-from nequip_core.synthetic import synthetic_frame
+from nequip_core.fields import EDGE_CELL_SHIFT_KEY, EDGE_INDEX_KEY
+from nequip_core.frames import Frame, batched_from_list
 from nequip_core.tolerances import model_tolerance
 
 __all__ = [
     "FieldComparison",
     "Reference",
     "compare_models",
-    "comparison_table",
     "eager_references",
     "float64_form",
     "require_agreement",
@@ -74,51 +65,13 @@ def verification_frames(
     target: CompileTarget, type_names: Sequence[str], r_max: float
 ) -> dict[str, Frame]:
     """Return frames of several sizes and kinds, prepared for `target`, by a short description."""
-    types = len(type_names)
-    frames = {
-        "crystal": synthetic_frame(type_names, r_max, num_atoms=max(27, types), seed=11),
-        "crystal smaller than the cutoff": synthetic_frame(type_names, r_max, num_atoms=1, seed=12),
-        "cluster": synthetic_frame(
-            type_names, r_max, periodic=False, num_atoms=max(13, types), seed=13
-        ),
-        "slab": _slab(type_names, r_max),
-        "single atom": _single_atom(r_max),
-    }
+    frames = many_kinds(type_names, r_max)
     prepared = {name: target.prepare(frame) for name, frame in frames.items()}
     if target.dynamic_frames:
         prepared["mixed batch"] = batched_from_list(list(frames.values()))
         prepared["batch of one"] = batched_from_list([frames["cluster"]])
         prepared["single atom alone"] = batched_from_list([frames["single atom"]])
     return prepared
-
-
-def _slab(type_names: Sequence[str], r_max: float) -> Frame:
-    """Return a crystal cut open along its third cell vector, with vacuum in between."""
-    bulk = synthetic_frame(type_names, r_max, num_atoms=max(18, len(type_names)), seed=14)
-    cell = bulk[CELL_KEY].clone()
-    cell[:, 2, :] *= 1.0 + 3.0 * r_max / float(cell[0, 2].norm())
-    frame = from_dict(
-        {
-            POSITIONS_KEY: bulk[POSITIONS_KEY],
-            CELL_KEY: cell,
-            PBC_KEY: [True, True, False],
-            ATOM_TYPE_KEY: bulk[ATOM_TYPE_KEY],
-        }
-    )
-    return compute_neighborlist_(frame, r_max)
-
-
-def _single_atom(r_max: float) -> Frame:
-    """Return one atom without neighbors or cell."""
-    frame = from_dict(
-        {
-            POSITIONS_KEY: [[0.1, 0.2, 0.3]],
-            CELL_KEY: [[[0.0] * 3] * 3],
-            PBC_KEY: [False] * 3,
-            ATOM_TYPE_KEY: [0],
-        }
-    )
-    return compute_neighborlist_(frame, r_max)
 
 
 @dataclass(frozen=True)
@@ -190,7 +143,7 @@ def float64_form(eager: torch.nn.Module) -> torch.nn.Module | None:
 
 
 def compare_models(
-    compiled: Model, references: dict[str, Reference], model_dtype: str
+    compiled: Model, references: Mapping[str, Reference], model_dtype: str, tf32: bool = False
 ) -> list[FieldComparison]:
     """Return the comparison of every output field.
 
@@ -202,6 +155,7 @@ def compare_models(
         compiled: takes the fields that `references` holds as inputs.
         references: what the eager model gives, by description of the frame.
         model_dtype: ``"float32"`` or ``"float64"``.
+        tf32: the compiled model multiplies matrices in TF32.
 
     Raises:
         CompileError: an output has another shape.
@@ -219,7 +173,7 @@ def compare_models(
                 for title, reference in references.items()
                 if reference.exact is not None
             },
-            model_tolerance(model_dtype),
+            model_tolerance(model_dtype, tf32=tf32),
         )
         for name in names
     ]
@@ -276,21 +230,6 @@ def _largest(values: torch.Tensor) -> float:
 
 def _nan_last(value: float) -> float:
     return math.inf if math.isnan(value) else value
-
-
-def comparison_table(comparisons: Sequence[FieldComparison]) -> str:
-    """Return the comparisons as lines of text."""
-    lines = [f"{'field':<16}{'max error':>12}{'in float64':>12}{'allowed':>12}{'scale':>12}"]
-    lines += [
-        f"{one.field:<16}{one.max_error:>12.1e}{_number(one.float64_error):>12}"
-        f"{one.allowed:>12.1e}{one.scale:>12.1e}  {'ok' if one.passed else 'FAILED'}"
-        for one in comparisons
-    ]
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
 
 
 def require_agreement(comparisons: Sequence[FieldComparison]) -> None:

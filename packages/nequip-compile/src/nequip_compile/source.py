@@ -1,0 +1,47 @@
+"""The saved model that a compiled file is made from, as the file states it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nequip_core.compiled_metadata import (
+    MODIFIERS_KEY,
+    SOURCE_DIGEST_KEY,
+    SOURCE_KEY,
+    SOURCE_MODEL_KEY,
+)
+from nequip_core.saved_model import SOLE_MODEL
+
+__all__ = ["Source", "file_digest"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model of a saved file, and what was done to it before compilation."""
+
+    name: str
+    """Name of the file without its folder, or the reference it was got by."""
+    digest: str
+    """SHA-256 of the file, hexadecimal."""
+    model_name: str = SOLE_MODEL
+    """Which model of the file."""
+    modifiers: tuple[str, ...] = ()
+    """Modifiers that were applied, in order."""
+
+    def metadata(self) -> dict[str, str]:
+        """Return this as metadata of a compiled file."""
+        return {
+            SOURCE_KEY: self.name,
+            SOURCE_DIGEST_KEY: self.digest,
+            SOURCE_MODEL_KEY: self.model_name,
+            MODIFIERS_KEY: " ".join(self.modifiers),
+        }
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content, hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
