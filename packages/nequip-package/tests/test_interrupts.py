@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-# Forks a process that has all imports behind it, so that the signals hit the build itself. Prints,
-# for each build: the signal, how it ended, and what lay in its folder afterwards.
+# Forks a process that has all imports behind it, so that the signals hit the build itself. A build
+# sends the signal to itself after a number of calls, so that the points do not depend on how fast
+# the machine is. Prints, for each build: the signal, how it ended, and what lay in its folder.
 DRIVER = """
-import json, os, random, signal, sys, time
+import json, os, random, signal, sys
 from pathlib import Path
 
 import nequip_package.build, nequip_package.forms
@@ -21,25 +22,30 @@ from nequip_package.command import main
 
 checkpoint, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 
-def start(target):
+def build(target, sent=None, point=-1):
     child = os.fork()
     if child:
-        return child
+        return os.waitpid(child, 0)[1]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1), os.dup2(null, 2)
-    sys.exit(main(["build", checkpoint, str(target)]))  # an ordinary end, atexit included
+    calls = 0
+    def count_calls(frame, event, argument):
+        nonlocal calls
+        calls += 1
+        if calls == point:
+            os.kill(os.getpid(), sent)
+    sys.setprofile(count_calls)
+    code = main(["build", checkpoint, str(target)])
+    sys.setprofile(None)
+    if sent is None:
+        target.with_name("calls").write_text(str(calls))
+    sys.exit(code)  # an ordinary end, atexit included
 
-def contents(place):
-    return sorted(str(path.relative_to(place)) for path in place.iterdir())
-
-durations = []
-for number in range(3):  # the first one reads from a cold disk, the fastest is what the others take
-    begin = time.monotonic()
-    (folder / f"whole{number}").mkdir()
-    assert os.waitpid(start(folder / f"whole{number}" / "a.nequip.zip"), 0)[1] == 0
-    durations.append(time.monotonic() - begin)
-duration = min(durations)
-whole = (folder / "whole0" / "a.nequip.zip").read_bytes()
+(folder / "whole").mkdir()
+target = folder / "whole" / "a.nequip.zip"
+assert build(target) == 0
+whole, calls = target.read_bytes(), int(target.with_name("calls").read_text())
 
 points = random.Random(4)
 found = []
@@ -47,16 +53,13 @@ for number in range(count):
     place = folder / str(number)
     place.mkdir()
     sent = (signal.SIGKILL, signal.SIGINT)[number % 2]
-    child = start(place / "a.nequip.zip")
-    time.sleep(points.uniform(0.0, 1.1 * duration))
-    os.kill(child, sent)
-    status = os.waitpid(child, 0)[1]
+    status = build(place / "a.nequip.zip", sent, points.randint(1, calls))
     file = place / "a.nequip.zip"
     found.append({
         "signal": sent.name,
         "ended": os.waitstatus_to_exitcode(status),
         "is_whole": file.read_bytes() == whole if file.exists() else None,
-        "left": contents(place),
+        "left": sorted(str(path.relative_to(place)) for path in place.iterdir()),
     })
 print(json.dumps(found))
 """

@@ -13,6 +13,7 @@ from nequip_package._version import __version__
 from nequip_package.commands import (
     audit,
     build,
+    cache,
     card,
     convert,
     diff,
@@ -20,6 +21,7 @@ from nequip_package.commands import (
     members,
     modes,
     modify,
+    serve,
     sign,
     update,
     upgrade,
@@ -44,6 +46,8 @@ _SUBCOMMANDS = (
     modify,
     upgrade,
     convert,
+    cache,
+    serve,
 )
 
 # No space, no quota, a limit on sizes.

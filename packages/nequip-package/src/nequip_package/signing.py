@@ -9,13 +9,19 @@ import base64
 import binascii
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import SIGNATURES_MEMBER
 from nequip_core.archive.reader import PackageReader
-from nequip_core.errors import FileFormatError, MissingDependencyError
+from nequip_core.archive.signatures import (
+    ALGORITHM,
+    SignatureCheck,
+    check_signatures,
+    library_of_keys,
+    signed_message,
+)
+from nequip_core.errors import FileFormatError
 from nequip_core.files import require_file
 from nequip_package.json_text import json_bytes
 from nequip_package.replaced_members import write_with_members
@@ -35,24 +41,7 @@ __all__ = [
     "sign_package",
 ]
 
-_ALGORITHM = "ed25519"
-_MESSAGE = "nequip-package identity: {}"
 _KEY_BYTES = 32
-
-
-@dataclass(frozen=True)
-class SignatureCheck:
-    """A signature in a package, checked.
-
-    Attributes:
-        signer: who the signature says that it is of; nobody vouches for it but the key.
-        public_key: the key, base64.
-        is_valid: it is a signature of this package by this key.
-    """
-
-    signer: str
-    public_key: str
-    is_valid: bool
 
 
 def sign_package(
@@ -74,29 +63,14 @@ def sign_package(
     """
     public = public_key_text(key.public_key())
     entry = {
-        "algorithm": _ALGORITHM,
+        "algorithm": ALGORITHM,
         "public_key": public,
-        "signature": base64.b64encode(key.sign(_message(package.identity))).decode(),
+        "signature": base64.b64encode(key.sign(signed_message(package.identity))).decode(),
         "signer": signer,
     }
     others = [known for known in package.signatures() if known["public_key"] != public]
     content = json_bytes({"signatures": [*others, entry]}, "the signatures")
     return write_with_members(package, output, {SIGNATURES_MEMBER: content})
-
-
-def check_signatures(package: PackageReader) -> list[SignatureCheck]:
-    """Return every signature of a package and whether it is valid.
-
-    A signature covers the identity; that the contents are those of the identity is for
-    `PackageReader.verify_contents` to say.
-
-    Raises:
-        MissingDependencyError: there are signatures and `cryptography` is not installed.
-    """
-    return [
-        SignatureCheck(entry["signer"], entry["public_key"], _is_valid(entry, package.identity))
-        for entry in package.signatures()
-    ]
 
 
 def read_private_key(
@@ -113,7 +87,7 @@ def read_private_key(
         FileFormatError: it holds no such key, or the password is wrong.
         MissingDependencyError: `cryptography` is not installed.
     """
-    serialization = _library("primitives.serialization")
+    serialization = library_of_keys("primitives.serialization")
     content = require_file(path, "private key").read_bytes()
     is_openssh = b"BEGIN OPENSSH PRIVATE KEY" in content
     load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
@@ -131,7 +105,7 @@ def read_private_key(
             f"'{path}' holds no private key that can be read: {error}. "
             "ssh-keygen -t ed25519 -f KEY makes one"
         ) from error
-    if not isinstance(key, _library("primitives.asymmetric.ed25519").Ed25519PrivateKey):
+    if not isinstance(key, library_of_keys("primitives.asymmetric.ed25519").Ed25519PrivateKey):
         raise FileFormatError(f"'{path}' holds another kind of key than Ed25519")
     return key
 
@@ -144,11 +118,11 @@ def read_public_key(source: str) -> Ed25519PublicKey:
         FileFormatError: the file holds no such key.
         MissingDependencyError: `cryptography` is not installed.
     """
-    ed25519 = _library("primitives.asymmetric.ed25519")
+    ed25519 = library_of_keys("primitives.asymmetric.ed25519")
     raw = _decoded(source)
     if raw is not None and len(raw) == _KEY_BYTES and not Path(source).exists():
         return ed25519.Ed25519PublicKey.from_public_bytes(raw)
-    serialization = _library("primitives.serialization")
+    serialization = library_of_keys("primitives.serialization")
     content = require_file(source, "public key").read_bytes()
     is_pem = content.lstrip().startswith(b"-----BEGIN")
     try:
@@ -168,24 +142,6 @@ def public_key_text(key: Ed25519PublicKey) -> str:
     return base64.b64encode(key.public_bytes_raw()).decode()
 
 
-def _message(identity: str) -> bytes:
-    return _MESSAGE.format(identity).encode("ascii")
-
-
-def _is_valid(entry: dict[str, str], identity: str) -> bool:
-    key, signature = _decoded(entry["public_key"]), _decoded(entry["signature"])
-    if entry["algorithm"] != _ALGORITHM or key is None or signature is None:
-        return False
-    ed25519 = _library("primitives.asymmetric.ed25519")
-    if len(key) != _KEY_BYTES:
-        return False
-    try:
-        ed25519.Ed25519PublicKey.from_public_bytes(key).verify(signature, _message(identity))
-    except _exceptions().InvalidSignature:
-        return False
-    return True
-
-
 def _decoded(text: str) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True)
@@ -193,20 +149,8 @@ def _decoded(text: str) -> bytes | None:
         return None
 
 
-def _library(module: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(f"cryptography.hazmat.{module}")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "signatures need the library cryptography: pip install 'nequip-package[sign]' "
-            f"({error})"
-        ) from error
-
-
 def _exceptions() -> Any:
     import importlib
 
-    _library("primitives.serialization")
+    library_of_keys("primitives.serialization")
     return importlib.import_module("cryptography.exceptions")

@@ -38,9 +38,10 @@ def add_parser(commands: Any) -> None:
 
 def _audit(options: argparse.Namespace) -> int:
     from nequip_core.archive.reader import PackageReader
+    from nequip_core.saved_model import local_file
     from nequip_package.audit import audit_package
 
-    package = PackageReader(options.pkg_path)
+    package = PackageReader(local_file(options.pkg_path))
     audit = audit_package(package)
     if options.json:
         from nequip_package.console import json_text

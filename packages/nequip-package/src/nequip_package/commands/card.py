@@ -51,13 +51,14 @@ def add_parser(commands: Any) -> None:
 
 def _card(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from nequip_core.archive.reader import PackageReader
+    from nequip_core.saved_model import local_file
 
     is_edit = bool(options.changes or options.unset or options.file)
     if is_edit and options.output_path is None:
         parser.error(f"an edited card goes into a new package: name it, {PACKAGE_SUFFIX}")
     if options.output_path is not None and not is_edit:
         parser.error("nothing to change: use --set, --unset or --from")
-    package = PackageReader(options.pkg_path)
+    package = PackageReader(local_file(options.pkg_path))
     if not is_edit:
         _show(package.card, options)
         return

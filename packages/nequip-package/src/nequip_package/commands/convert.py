@@ -36,9 +36,10 @@ def add_parser(commands: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from nequip_core.files import require_file, require_suffix
+    from nequip_core.saved_model import local_file
     from nequip_package.progress import Progress
 
-    source = require_suffix(options.input_path, _SUFFIXES, "saved model")
+    source = require_suffix(local_file(options.input_path), _SUFFIXES, "saved model")
     require_file(source, "saved model")
     progress = Progress()
     from nequip_package.convert import convert_package

@@ -45,14 +45,15 @@ def add_parser(commands: Any) -> None:
 
 def _diff(options: argparse.Namespace) -> int:
     from nequip_core.archive.reader import PackageReader
+    from nequip_core.saved_model import local_file
 
-    first = PackageReader(options.pkg_path)
+    first = PackageReader(local_file(options.pkg_path))
     if options.other is None:
         differs = _against_installed(first, options)
     elif not options.other.endswith(PACKAGE_SUFFIX):
         differs = _one_member(first, options)
     else:
-        second = PackageReader(options.other)
+        second = PackageReader(local_file(options.other))
         differs = (
             _against_package(first, second, options)
             if options.file is None

@@ -28,8 +28,9 @@ def add_parser(commands: Any) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from nequip_core.archive.reader import PackageReader
+    from nequip_core.saved_model import local_file
 
-    package = PackageReader(options.pkg_path)
+    package = PackageReader(local_file(options.pkg_path))
     members = [
         (size, name)
         for size, name in package.members()

@@ -39,9 +39,10 @@ def add_parser(commands: Any) -> None:
 
 def _modify(options: argparse.Namespace) -> None:
     from nequip_core.files import require_file, require_suffix
+    from nequip_core.saved_model import local_file
     from nequip_package.progress import Progress
 
-    source = require_suffix(options.input_path, PACKAGE_SUFFIX, "package")
+    source = require_suffix(local_file(options.input_path), PACKAGE_SUFFIX, "package")
     require_file(source, "package")
     modifiers = [_entry(words) for words in options.modifiers]
     progress = Progress()

@@ -30,10 +30,11 @@ def _sign(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if options.signer is not None and not options.signer.strip():
         parser.error("--signer is empty: name who signs, or leave the option out")
     from nequip_core.archive.reader import PackageReader
+    from nequip_core.saved_model import local_file
     from nequip_package.output_path import require_other_file
     from nequip_package.signing import public_key_text, read_private_key, sign_package
 
-    package = PackageReader(options.input_path)
+    package = PackageReader(local_file(options.input_path))
     require_other_file(package.path, options.output_path)
     key = read_private_key(options.key, _ask_password)
     written = sign_package(package, options.output_path, key, options.signer or "")

@@ -38,8 +38,9 @@ def add_parser(commands: Any) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     from nequip_core.archive.reader import PackageReader
+    from nequip_core.saved_model import local_file
 
-    package = PackageReader(options.pkg_path)
+    package = PackageReader(local_file(options.pkg_path))
     wanted = None
     if options.key is not None:
         from nequip_package.signing import public_key_text, read_public_key
