@@ -1,12 +1,16 @@
 """A small model, its files, and structures, made once a session."""
 
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 
+from nequip_core.compile_request import CompileRequest
+from nequip_core.compile_targets import ASE
 from nequip_core.instantiate import instantiate
 from nequip_core.saved_model import SOLE_MODEL, SavedModel
 from nequip_integrations.ase import NequIPCalculator
@@ -75,16 +79,24 @@ def package(build, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def compiled(build, tmp_path_factory):
-    from nequip_compile.aotinductor import compile_model
-    from nequip_core.compile_targets import ASE
+def compile_cache(package, tmp_path_factory):
+    """A folder of compiled models that holds the package's, compiled as a calculator asks for."""
+    from nequip_compile.service import compile_here
 
-    path = tmp_path_factory.mktemp("compiled") / "small.nequip.pt2"
-    with warnings.catch_warnings():
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("NEQUIP_COMPILE_CACHE", str(folder))
         # Importing torch's compiler stack warns about a part of torch that it still uses.
         warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
-        compile_model(build(), path, ASE)
-    return path
+        assert not compile_here(CompileRequest(package, ASE)).earlier
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(compile_cache, tmp_path_factory):
+    (made,) = compile_cache.rglob("*.nequip.pt2")
+    path = tmp_path_factory.mktemp("compiled") / "small.nequip.pt2"
+    return Path(shutil.copyfile(made, path))
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_compiled_model_of_another_target_is_refused(compiled, monkeypatch):
         type_names, r_max, per_edge_type_cutoff = ["Cu"], 4.0, None
         outputs = ("atomic_energy", "forces", "virial")
 
-    monkeypatch.setattr("nequip_integrations.ase.load_compiled_model", lambda *_: ForLAMMPS())
+    monkeypatch.setattr("nequip_integrations.loading.load_compiled_model", lambda *_: ForLAMMPS())
     with pytest.raises(ConfigError, match="compile with --target ase"):
         NequIPCalculator.from_compiled_model(compiled)
 
@@ -288,15 +288,23 @@ def test_further_outputs_can_be_kept(build, crystal):
     np.testing.assert_allclose(crystal.calc.results["virial"], -crystal.cell.volume * stress)
 
 
-@pytest.mark.parametrize("kind", ["compiled", "package"])
-def test_running_imports_no_training_or_model_code(kind, request):
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("compiled", "NequIPCalculator.from_compiled_model"),
+        ("compiled", "NequIPCalculator"),
+        ("package", "NequIPCalculator.from_package"),
+        ("package", "partial(NequIPCalculator, compile=False)"),
+    ],
+)
+def test_running_imports_no_training_or_model_code(kind, made, request):
     path = request.getfixturevalue(kind)
-    method = {"compiled": "from_compiled_model", "package": "from_package"}[kind]
     code = f"""
 import sys
+from functools import partial
 from ase import Atoms
 from nequip_integrations.ase import NequIPCalculator
-calculator = NequIPCalculator.{method}({str(path)!r})
+calculator = {made}({str(path)!r})
 Atoms("CuAu", [[0, 0, 0], [0, 0, 2.3]], calculator=calculator).get_forces()
 unwanted = {{"lightning", "hydra", "omegaconf", "torchmetrics", "e3nn", "nequip", "nequip_model",
             "nequip_train", "nequip_package", "nequip_compile"}}

@@ -11,8 +11,7 @@ import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from nequip_core.compiled import load_compiled_model
-from nequip_core.cutoffs import cutoff_table_from_text
+from nequip_core.compile_targets import ASE
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.fields import (
     ATOMIC_NUMBERS_KEY,
@@ -24,59 +23,79 @@ from nequip_core.fields import (
     STRESS_KEY,
     TOTAL_ENERGY_KEY,
 )
-from nequip_core.files import require_suffix
 from nequip_core.fingerprint import available_device
 from nequip_core.frames import Frame, from_dict, to_
 from nequip_core.neighbors import DEFAULT_BACKEND
 from nequip_core.neighbors import neighborlist_backend as backend_of
-from nequip_core.saved_model import SOLE_MODEL, load_saved_model, select_model
+from nequip_core.saved_model import SOLE_MODEL
 from nequip_core.transforms import NeighborListTransform
-from nequip_integrations.preparation import Transform, input_transforms
+from nequip_integrations.loading import DEFAULT_SKIN, ModelLoading, require_positive
+from nequip_integrations.preparation import Transform
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["DEFAULT_SKIN", "NequIPCalculator"]
 
-DEFAULT_SKIN = 0.5
-"""Skin of the neighbor list that a calculator keeps, Angstrom."""
-
 # ASE's base class takes any further keyword as a parameter of the calculation, a misspelling too.
 _ASE_ARGUMENTS = ("restart", "ignore_bad_restart_file", "label", "atoms", "directory")
-_OWN_ARGUMENTS = (
-    "energy_units_to_eV",
-    "length_units_to_A",
-    "transforms",
-    "chemical_species_to_atom_type_map",
-    "neighborlist_backend",
-    "neighborlist_skin",
-    "model_name",
-    "trust_code",
-)
+# What opening a file takes, and what it is without being given.
+_OPENING = {
+    "chemical_species_to_atom_type_map": None,
+    "neighborlist_backend": DEFAULT_BACKEND,
+    "neighborlist_skin": DEFAULT_SKIN,
+    "model_name": SOLE_MODEL,
+    "modifiers": (),
+    "trust_code": None,
+    "allow_tf32": False,
+    "compile": True,
+    "require_compiled": False,
+}
+_OWN_ARGUMENTS = ("energy_units_to_eV", "length_units_to_A", "transforms", *_OPENING)
 
 
-class NequIPCalculator(Calculator):
+class NequIPCalculator(ModelLoading, Calculator):
     """An ASE calculator around a model.
 
     Results are in ASE's units: energies in eV, forces in eV/A, stress in eV/A^3 in Voigt order
     xx, yy, zz, yz, xz, xy, positive under tension. There is a stress only where the cell has a
     volume. ``free_energy`` equals ``energy``; ``energies`` are the model's atomic energies.
 
-    Usually made by `from_compiled_model`, `from_package` or `from_checkpoint`.
+    Given a path or a reference, the model runs in the best way that there is: compiled where that
+    is possible, eager otherwise; attribute ``way`` says which and why in one line, see
+    `nequip_core.runtime`. `from_compiled_model`, `from_package` and `from_checkpoint` take one kind
+    of file and run it as it is.
 
     Args:
-        model: graph model or compiled model, ``dict -> dict``. A module is put into eval mode and
-            its parameters are set to need no gradient.
+        model: a compiled file, package or checkpoint, or a reference
+            ``nequip.net:<group>/<model>:<version>``; or a model that is loaded already, compiled or
+            not, ``dict -> dict``. A module is put into eval mode and its parameters are set to need
+            no gradient.
         device: where to run.
         energy_units_to_eV: eV in one energy unit of the model.
         length_units_to_A: Angstrom in one length unit of the model; positions and cell are
             converted to the model's unit, forces and stress back.
-        transforms: what turns a structure, in the model's length unit, into the model's input.
+        transforms: what turns a structure, in the model's length unit, into the model's input; for
+            a loaded model, those of a file are made from it.
+        chemical_species_to_atom_type_map: this and what follows is for files only. Chemical
+            symbol -> type name, needed where type names are not chemical symbols.
+        neighborlist_backend: see `from_compiled_model`.
+        neighborlist_skin: see `from_compiled_model`, Angstrom.
+        model_name: which model of a package or checkpoint.
+        modifiers: names of modifiers to apply, in order.
+        trust_code: True consents to running the code that the file carries, False refuses it;
+            None: see `nequip_core.archive.loading.load_package`.
+        allow_tf32: multiply matrices in TF32 on GPUs.
+        compile: False runs a package or checkpoint without compilation.
+        require_compiled: stop with a `CompileError` where the model cannot run compiled.
         **kwargs: of ASE's ``Calculator``.
 
     Raises:
-        ConfigError: an argument is unknown, or a unit is not positive, or there is no such device.
+        ConfigError: an argument is unknown or does not fit the model, or a unit is not positive, or
+            there is no such device. Files raise what `nequip_core.runtime.open_model` says.
     """
+
+    compile_target = ASE
 
     # A list without ClassVar, as ASE declares it.
     implemented_properties = ["energy", "energies", "free_energy", "forces", "stress"]  # noqa: RUF012
@@ -88,20 +107,44 @@ class NequIPCalculator(Calculator):
         energy_units_to_eV: float = 1.0,
         length_units_to_A: float = 1.0,
         transforms: Sequence[Transform] = (),
+        *,
+        chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
+        neighborlist_backend: str = DEFAULT_BACKEND,
+        neighborlist_skin: float = DEFAULT_SKIN,
+        model_name: str = SOLE_MODEL,
+        modifiers: Sequence[str] = (),
+        trust_code: bool | None = None,
+        allow_tf32: bool = False,
+        compile: bool = True,  # noqa: A002
+        require_compiled: bool = False,
         **kwargs: Any,
     ) -> None:
-        for name in kwargs:
-            if name not in _ASE_ARGUMENTS:
-                known = [*_OWN_ARGUMENTS, *_ASE_ARGUMENTS]
-                raise ConfigError(
-                    f"{type(self).__name__} has no argument '{name}'{closest(name, known)}"
-                )
+        opening: dict[str, Any] = {
+            "chemical_species_to_atom_type_map": chemical_species_to_atom_type_map,
+            "neighborlist_backend": neighborlist_backend,
+            "neighborlist_skin": neighborlist_skin,
+            "model_name": model_name,
+            "modifiers": tuple(modifiers),
+            "trust_code": trust_code,
+            "allow_tf32": allow_tf32,
+            "compile": compile,
+            "require_compiled": require_compiled,
+        }
+        _require_known(kwargs, type(self).__name__)
         super().__init__(**kwargs)
         for name, value in (
             ("energy_units_to_eV", energy_units_to_eV),
             ("length_units_to_A", length_units_to_A),
         ):
-            _require_positive(name, value)
+            require_positive(name, value)
+        if isinstance(model, str | os.PathLike):
+            opened, transforms = self._opened(
+                model, device, transforms, length_units_to_A, **opening
+            )
+            model, device, self.way = opened.model, opened.device, opened.way
+        else:
+            _require_loaded(model, opening)
+            self.way = "the model that was given, as it is"
         self.device = available_device(device)
         if isinstance(model, torch.nn.Module):
             model = model.eval().requires_grad_(False).to(self.device)
@@ -119,173 +162,6 @@ class NequIPCalculator(Calculator):
             for transform in self.transforms:
                 if isinstance(transform, torch.nn.Module):
                     transform.to(self.device)
-
-    @classmethod
-    def from_compiled_model(
-        cls,
-        compile_path: str | os.PathLike[str],
-        device: str | torch.device = "cpu",
-        chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
-        neighborlist_backend: str = DEFAULT_BACKEND,
-        neighborlist_skin: float = DEFAULT_SKIN,
-        **kwargs: Any,
-    ) -> NequIPCalculator:
-        """Return the calculator of a compiled model, ``.nequip.pth``, or ``.nequip.pt2`` for ASE.
-
-        Args:
-            compile_path: the compiled model.
-            device: where to run; of the kind the model was compiled for.
-            chemical_species_to_atom_type_map: chemical symbol -> type name, needed where type
-                names are not chemical symbols.
-            neighborlist_backend: name of a backend, see `nequip_core.neighbors`; ``torch`` makes
-                the list on the device.
-            neighborlist_skin: how much further than the cutoff the neighbor list reaches that is
-                kept from one structure to the next, Angstrom. Results do not depend on it; 0
-                makes a new list at every step.
-            **kwargs: of the class, other than `transforms`.
-
-        Raises:
-            MissingFileError: there is no such file.
-            FileFormatError: the file is not a compiled model that runs here.
-            ConfigError: the device, the species map or the file's target does not fit.
-        """
-        model = load_compiled_model(compile_path, device)
-        needed = (TOTAL_ENERGY_KEY, FORCE_KEY)
-        if any(name not in model.outputs for name in needed):
-            raise ConfigError(
-                f"'{compile_path}' returns {list(model.outputs)}, and ASE needs {list(needed)}: "
-                "compile with --target ase"
-            )
-        transforms = _transforms(
-            model,
-            model.per_edge_type_cutoff,
-            chemical_species_to_atom_type_map,
-            neighborlist_backend,
-            neighborlist_skin,
-            kwargs,
-        )
-        return cls(model, model.device, transforms=transforms, **kwargs)
-
-    @classmethod
-    def from_package(
-        cls,
-        package_path: str | os.PathLike[str],
-        device: str | torch.device = "cpu",
-        chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
-        neighborlist_backend: str = DEFAULT_BACKEND,
-        neighborlist_skin: float = DEFAULT_SKIN,
-        model_name: str = SOLE_MODEL,
-        trust_code: bool | None = None,
-        **kwargs: Any,
-    ) -> NequIPCalculator:
-        """Return the calculator of a ``.nequip.zip`` package, run without compilation.
-
-        Args:
-            package_path: the package.
-            device: where to run.
-            chemical_species_to_atom_type_map: see `from_compiled_model`.
-            neighborlist_backend: see `from_compiled_model`.
-            neighborlist_skin: see `from_compiled_model`.
-            model_name: which model of the package.
-            trust_code: True consents to running the code that the file carries, False refuses it;
-                None: see `nequip_core.archive.loading.load_package`.
-            **kwargs: of the class, other than `transforms`.
-
-        Raises:
-            MissingFileError: there is no such file.
-            FileFormatError: the file is not a package.
-            ConfigError: the species map does not fit, or there is no such model.
-            TrustError: code in the file may not run, and it cannot be loaded without.
-        """
-        return cls._from_saved_model(
-            require_suffix(package_path, ".nequip.zip", "package"),
-            device,
-            chemical_species_to_atom_type_map,
-            model_name=model_name,
-            neighborlist_backend=neighborlist_backend,
-            neighborlist_skin=neighborlist_skin,
-            trust_code=trust_code,
-            **kwargs,
-        )
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        checkpoint_path: str | os.PathLike[str],
-        device: str | torch.device = "cpu",
-        chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
-        neighborlist_backend: str = DEFAULT_BACKEND,
-        neighborlist_skin: float = DEFAULT_SKIN,
-        model_name: str = SOLE_MODEL,
-        trust_code: bool | None = None,
-        **kwargs: Any,
-    ) -> NequIPCalculator:
-        """Return the calculator of a ``.ckpt`` checkpoint; needs nequip-model.
-
-        Args:
-            checkpoint_path: the checkpoint.
-            device: where to run.
-            chemical_species_to_atom_type_map: see `from_compiled_model`.
-            neighborlist_backend: see `from_compiled_model`.
-            neighborlist_skin: see `from_compiled_model`.
-            model_name: which model of the checkpoint.
-            trust_code: True consents to running the code that the file carries, False refuses it;
-                None: see `nequip_core.archive.loading.load_package`.
-            **kwargs: of the class, other than `transforms`.
-
-        Raises:
-            MissingFileError: there is no such file.
-            FileFormatError: the file is not a checkpoint of this project.
-            MissingDependencyError: nequip-model is not installed.
-            ConfigError: the species map does not fit, or there is no such model.
-            TrustError: code in the file may not run, and it cannot be loaded without.
-        """
-        return cls._from_saved_model(
-            require_suffix(checkpoint_path, ".ckpt", "checkpoint"),
-            device,
-            chemical_species_to_atom_type_map,
-            model_name=model_name,
-            neighborlist_backend=neighborlist_backend,
-            neighborlist_skin=neighborlist_skin,
-            trust_code=trust_code,
-            **kwargs,
-        )
-
-    @classmethod
-    def _from_saved_model(
-        cls,
-        model_path: str | os.PathLike[str],
-        device: str | torch.device = "cpu",
-        chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
-        allow_tf32: bool = False,
-        model_name: str = SOLE_MODEL,
-        compile_mode: str = "eager",
-        neighborlist_backend: str = DEFAULT_BACKEND,
-        neighborlist_skin: float = DEFAULT_SKIN,
-        trust_code: bool | None = None,
-        **kwargs: Any,
-    ) -> NequIPCalculator:
-        """Return the calculator of a checkpoint or package; a name that other tools know.
-
-        Raises:
-            ConfigError: TF32 or a compile mode is asked for; see also `from_package`.
-        """
-        if allow_tf32 or compile_mode != "eager":
-            raise ConfigError(
-                "saved models run as they are: allow_tf32 must be False and compile_mode 'eager', "
-                f"got {allow_tf32!r} and {compile_mode!r}; nequip-compile makes a faster model"
-            )
-        model = select_model(load_saved_model(model_path, trust_code), model_name)
-        text = model.metadata.get("per_edge_type_cutoff")  # type: ignore[union-attr, operator]
-        transforms = _transforms(
-            model,
-            cutoff_table_from_text(text, len(model.type_names)),  # type: ignore[arg-type]
-            chemical_species_to_atom_type_map,
-            neighborlist_backend,
-            neighborlist_skin,
-            kwargs,
-        )
-        return cls(model, device, transforms=transforms, **kwargs)
 
     def calculate(
         self,
@@ -375,33 +251,36 @@ class NequIPCalculator(Calculator):
         return results
 
 
-def _transforms(
-    model: Any,
-    cutoffs: list[list[float]] | None,
-    species: Mapping[str, str] | bool | None,
-    backend: str,
-    skin: float,
-    arguments: dict[str, Any],
-) -> list[Transform]:
-    if "transforms" in arguments:
-        raise ConfigError(
-            "transforms are made from the model here; to give your own, use NequIPCalculator(model,"
-            " transforms=...)"
-        )
-    unit = arguments.get("length_units_to_A", 1.0)
-    _require_positive("length_units_to_A", unit)
-    skin = skin / unit  # the model's unit of length
-    return input_transforms(model.type_names, float(model.r_max), cutoffs, species, backend, skin)
-
-
-def _require_positive(name: str, value: float) -> None:
-    """Check a unit.
+def _require_known(arguments: dict[str, Any], name: str) -> None:
+    """Check the names of arguments that go to ASE.
 
     Raises:
-        ConfigError: it is not a positive number.
+        ConfigError: ASE's class has no such argument.
     """
-    if not (np.isfinite(value) and value > 0.0):
-        raise ConfigError(f"{name} must be a positive number, got {value!r}")
+    for argument in arguments:
+        if argument not in _ASE_ARGUMENTS:
+            known = [*_OWN_ARGUMENTS, *_ASE_ARGUMENTS]
+            raise ConfigError(f"{name} has no argument '{argument}'{closest(argument, known)}")
+
+
+def _require_loaded(model: Any, opening: Mapping[str, Any]) -> None:
+    """Check that what is no path is a model, and comes without arguments for files.
+
+    Raises:
+        ConfigError: it is not, or one of them was given.
+    """
+    if not callable(model):
+        raise ConfigError(
+            "expected the path of a model, a reference nequip.net:<group>/<model>:<version>, or a "
+            f"model that is loaded already, got {model!r}"
+        )
+    given = [name for name, default in _OPENING.items() if opening[name] != default]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: for the path of a model; this one is loaded already. Its species "
+            "and neighbor list are given by transforms, see "
+            "nequip_integrations.preparation.input_transforms"
+        )
 
 
 def _require_finite(key: str, array: np.ndarray) -> None:
