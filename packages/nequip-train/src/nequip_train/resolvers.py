@@ -117,8 +117,9 @@ def cutoff_radius_from_package(path: str) -> float:
 
 def _package(path: str) -> PackageReader:
     from nequip_core.archive.reader import PackageReader
+    from nequip_core.saved_model import local_file
 
-    return PackageReader(path)
+    return PackageReader(local_file(path))
 
 
 _RESOLVERS = {
