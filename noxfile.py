@@ -54,8 +54,14 @@ BUILD_BACKEND = ("hatchling>=1.26", "editables")
 SDIST_TOOLS = ("setuptools>=70.1",)
 TEST_TOOLS = ("pytest>=8",)
 # Optional libraries whose use the suites test.
-OPTIONAL_LIBRARIES = ("matscipy>=1.1", "cryptography>=42")
-LINT_TOOLS = ("ruff", "mypy", "types-PyYAML")
+OPTIONAL_LIBRARIES = (
+    "matscipy>=1.1",
+    "cryptography>=42",
+    "filelock>=3.12",
+    "requests>=2.32",
+    "waitress>=3",
+)
+LINT_TOOLS = ("ruff", "mypy", "types-PyYAML", "types-requests")
 # The graph of imports is read from source: the layers are installed without their dependencies.
 IMPORT_TOOLS = ("import-linter", "packaging")
 DEMO_TOOLS = ("matplotlib",)
@@ -227,8 +233,17 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure our speed and the reference's; not in CI: a shared machine's clock proves little."""
     tools = (*TEST_TOOLS, "pytest-benchmark")
-    session.install(*CONSTRAINTS, REFERENCE, *tools, *folders(*PARITY_LAYERS, "nequip-package"))
+    layers = folders(*PARITY_LAYERS, "nequip-package", "nequip-compile", "nequip-integrations")
+    session.install(*CONSTRAINTS, REFERENCE, *tools, *OPTIONAL_LIBRARIES, *layers)
     session.run("pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs)
+
+
+@nox.session(python=False, requires=["workspace"])
+def agreement(session: nox.Session) -> None:
+    """Compile a model for every combination of options, both ways: two hours, not in CI."""
+    session.env["NEQUIP_AGREEMENT"] = "all"
+    file = f"{SUITES['nequip-compile']}/test_agreement.py"
+    run_in_workspace(session, "-m", "pytest", "-c", "pyproject.toml", file, *session.posargs)
 
 
 @nox.session(python=False, requires=["workspace"])

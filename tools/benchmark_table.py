@@ -11,6 +11,12 @@ import sys
 from pathlib import Path
 
 REFERENCE = "nequip 0.19.1"
+# What benchmarks note besides times -> heading, how much one unit is, unit.
+EXTRAS = {
+    "bytes": ("size of the file of", 1e3, "kB"),
+    "loading": ("time to load before", 1e-3, "ms"),
+    "peak": ("peak memory of", 1e6, "MB"),
+}
 
 
 def text(seconds: float) -> str:
@@ -52,29 +58,31 @@ def rows(content: dict) -> list[str]:
     return lines
 
 
-def size_rows(content: dict) -> list[str]:
-    """Return the table of the sizes of files that benchmarks made, or nothing."""
-    sizes: dict[str, dict[bool, int]] = {}
+def extra_rows(content: dict, key: str) -> list[str]:
+    """Return the table of something else that benchmarks wrote down, see `EXTRAS`, or nothing."""
+    what, scale, unit = EXTRAS[key]
+    found: dict[str, dict[bool, float]] = {}
     for entry in content["benchmarks"]:
-        size = entry.get("extra_info", {}).get("bytes")
-        if size is not None:
+        value = entry.get("extra_info", {}).get(key)
+        if value is not None:
             is_reference = who_and_what(entry)[0].startswith(REFERENCE)
-            sizes.setdefault(entry["group"], {})[is_reference] = size
-    pairs = {group: found for group, found in sizes.items() if len(found) == 2}
+            found.setdefault(entry["group"], {})[is_reference] = value
+    pairs = {group: values for group, values in found.items() if len(values) == 2}
     if not pairs:
         return []
     return [
         "",
-        f"| size of the file of | {REFERENCE} | here | ratio |",
+        f"| {what} | {REFERENCE} | here | ratio |",
         "|---|---:|---:|---:|",
         *(
-            f"| {group} | {found[True] / 1e3:.0f} kB | {found[False] / 1e3:.0f} kB "
-            f"| {found[True] / found[False]:.2g} |"
-            for group, found in pairs.items()
+            f"| {group} | {values[True] / scale:.0f} {unit} | {values[False] / scale:.0f} {unit} "
+            f"| {values[True] / values[False]:.2g} |"
+            for group, values in pairs.items()
         ),
     ]
 
 
 if __name__ == "__main__":
     measured = json.loads(Path(sys.argv[1]).read_text())
-    print("\n".join([*rows(measured), *size_rows(measured)]))
+    more = [line for key in EXTRAS for line in extra_rows(measured, key)]
+    print("\n".join([*rows(measured), *more]))

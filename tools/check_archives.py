@@ -4,7 +4,9 @@ A wheel carries exactly its own top-level module, with ``py.typed`` and ``_versi
 and its README as description; an sdist carries in addition the tests and the changelog. Prints one
 line per problem and exits with 1 if there are any.
 
-Usage: python tools/check_archives.py DIST_FOLDER
+Usage: python tools/check_archives.py DIST_FOLDER [DISTRIBUTION ...]
+
+Without names, every distribution of the tree must be there.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -49,11 +51,17 @@ def check_sdist(sdist: Path, module: str) -> Iterator[str]:
         yield f"{sdist.name}: no tests"
 
 
-def find_problems(folder: Path) -> list[str]:
-    """Return every problem of the archives in `folder`, a line each."""
+def find_problems(folder: Path, distributions: Sequence[str] = ()) -> list[str]:
+    """Return every problem of the archives in `folder`, a line each.
+
+    Args:
+        folder: holds one wheel and one sdist of each distribution.
+        distributions: names; default all of the tree.
+    """
+    every = sorted(file.parent.name for file in (ROOT / "packages").glob("*/pyproject.toml"))
     problems: list[str] = []
-    for pyproject in sorted((ROOT / "packages").glob("*/pyproject.toml")):
-        module = pyproject.parent.name.replace("-", "_")
+    for distribution in distributions or every:
+        module = distribution.replace("-", "_")
         wheels = list(folder.glob(f"{module}-[0-9]*.whl"))
         sdists = list(folder.glob(f"{module}-[0-9]*.tar.gz"))
         if len(wheels) != 1 or len(sdists) != 1:
@@ -66,7 +74,7 @@ def find_problems(folder: Path) -> list[str]:
 
 def main() -> int:
     """Print the problems and return the exit code."""
-    problems = find_problems(Path(sys.argv[1]))
+    problems = find_problems(Path(sys.argv[1]), sys.argv[2:])
     print("\n".join(problems) if problems else "archives: complete")
     return 1 if problems else 0
 

@@ -169,8 +169,20 @@ def extension_wheels(environment: Environment) -> list[Path]:
             for path in EXTENSION
         ]
     commit = releases()["nequip-model", version]
-    folder = WORK / "released" / f"extension-{commit}"
-    path = EXTENSION[-1]
+    return [wheel for path in EXTENSION for wheel in wheels_at(commit, path)]
+
+
+def wheels_at(commit: str, path: str) -> list[Path]:
+    """Return the wheel of the project that a commit has at a path; none where it has no such."""
+    listed = subprocess.run(
+        ["git", "ls-tree", "--name-only", commit, path],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    if not listed.stdout:
+        return []
+    folder = WORK / "released" / f"{Path(path).name}-{commit}"
     if not folder.exists():
         scratch = WORK / "released" / f"sources-{commit}"
         scratch.mkdir(parents=True, exist_ok=True)

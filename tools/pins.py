@@ -26,6 +26,8 @@ TOYS = ROOT / "tests" / "compat" / "downstream"
 GOLDEN = ROOT / "tests" / "golden" / "format2-nequip-0.1.0" / "model.nequip.zip"
 LAYERS = tuple(bare(name) for name in DISTRIBUTIONS)
 TEST_TOOLS = ("pytest>=8",)
+# Extras that need a GPU; the tests of a distribution use all the others.
+GPU_EXTRAS = ("cuequivariance", "openequivariance")
 
 
 def project(distribution: str) -> dict[str, Any]:
@@ -50,6 +52,11 @@ def lowest(specifier: SpecifierSet) -> str:
     return ends[0] if ends else ""
 
 
+def tested_extras(distribution: str) -> tuple[str, ...]:
+    """Return the extras that the tests of a distribution use."""
+    return tuple(set(project(distribution).get("optional-dependencies", {})) - set(GPU_EXTRAS))
+
+
 def lower_ends(distribution: str) -> dict[str, str]:
     """Return the lowest admitted version of every library, that of the layers below it included.
 
@@ -61,7 +68,7 @@ def lower_ends(distribution: str) -> dict[str, str]:
     from packaging.version import Version
 
     found: dict[str, str] = {}
-    pending: list[tuple[str, tuple[str, ...]]] = [(distribution, ())]
+    pending: list[tuple[str, tuple[str, ...]]] = [(distribution, tested_extras(distribution))]
     seen: set[tuple[str, tuple[str, ...]]] = set()
     while pending:
         name, extras = pending.pop()
@@ -122,7 +129,8 @@ def minimums(distribution: str) -> int:
     libraries = [f"{name}=={version}" for name, version in sorted(ends.items())]
     print(f"{distribution} on {', '.join(libraries)}", flush=True)
     install(python, *libraries, *TEST_TOOLS, "setuptools>=70.1")
-    below = {needed.name for needed in requirements(distribution) if needed.name in LAYERS}
+    extras = tested_extras(distribution)
+    below = {needed.name for needed in requirements(distribution, extras) if needed.name in LAYERS}
     wheels = [str(wheel_of(name, TREE)) for name in (*sorted(below), distribution)]
     install(python, *wheels)
     return run_suite(python, distribution)

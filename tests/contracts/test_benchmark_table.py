@@ -66,9 +66,20 @@ def test_a_group_without_reference_has_no_ratio(rows) -> None:
     assert table[2] == "| training |  | 1 ms |  |"
 
 
-def test_sizes_of_files_have_a_table_of_their_own(table_module) -> None:
-    ours, theirs = entry("build", 1.0, who="ours"), entry("build", 3.0, who="nequip 0.19.1")
-    ours["extra_info"], theirs["extra_info"] = {"bytes": 200_000}, {"bytes": 300_000}
-    lines = table_module.size_rows({"benchmarks": [ours, theirs, entry("load", 1.0, who="ours")]})
-    assert lines[-1] == "| build | 300 kB | 200 kB | 1.5 |"
-    assert table_module.size_rows({"benchmarks": [entry("load", 1.0, who="ours")]}) == []
+@pytest.mark.parametrize(
+    ("key", "ours", "theirs", "line"),
+    [
+        ("bytes", 200_000, 300_000, "| build | 300 kB | 200 kB | 1.5 |"),
+        ("peak", 5e8, 2e9, "| build | 2000 MB | 500 MB | 4 |"),
+        ("loading", 0.5, 0.25, "| build | 250 ms | 500 ms | 0.5 |"),
+    ],
+)
+def test_what_benchmarks_note_besides_times_has_tables(
+    table_module, key, ours, theirs, line
+) -> None:
+    first, second = entry("build", 1.0, who="ours"), entry("build", 3.0, who="nequip 0.19.1")
+    first["extra_info"], second["extra_info"] = {key: ours}, {key: theirs}
+    content = {"benchmarks": [first, second, entry("load", 1.0, who="ours")]}
+    assert table_module.extra_rows(content, key)[-1] == line
+    alone = {"benchmarks": [entry("load", 1.0, who="ours")]}
+    assert table_module.extra_rows(alone, key) == []

@@ -85,3 +85,14 @@ def test_missing_member_of_an_sdist_is_reported(
 def test_missing_archives_are_reported(tool: ModuleType, tmp_path: Path) -> None:
     problems = tool.find_problems(tmp_path)
     assert len(problems) == len(list(ROOT.glob("packages/*/pyproject.toml")))
+
+
+def test_only_the_distributions_that_are_named_must_be_there(
+    tool: ModuleType, tmp_path: Path
+) -> None:
+    write_wheel(tmp_path, WHEEL)
+    write_sdist(tmp_path, list(SDIST))
+    assert tool.find_problems(tmp_path, ["nequip-core"]) == []
+    assert any(
+        "0 wheels and 0 sdists of nequip_model" in line for line in tool.find_problems(tmp_path)
+    )
