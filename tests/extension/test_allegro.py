@@ -316,3 +316,30 @@ class TestAllegro(BaseEnergyModelTests):
     @classmethod
     def strict_locality(cls) -> bool:
         return True
+
+
+@pytest.mark.parametrize("target", ["pair_allegro", "ase", "batch"])
+def test_published_model_is_traced_for_all_sizes(target: str) -> None:
+    from nequip_compile.export import trace_model
+    from nequip_compile.preparation import example_frames, prepared_model
+    from nequip_core.compile_registration import registered_targets
+    from nequip_core.plugins import COMPILE_TARGETS, load_plugin, plugin_names
+
+    eager = prepared_model(build("bessel_one_parity_zbl_cutoffs_by_pair"), torch.device("cpu"))
+    known = {name: load_plugin(COMPILE_TARGETS, name) for name in plugin_names(COMPILE_TARGETS)}
+    chosen = {**known, **registered_targets()}[target]
+    # Two examples of different sizes: a size taken for a constant is an error.
+    trace_model(eager, chosen, example_frames(eager, chosen, torch.device("cpu")))
+
+
+def test_published_model_is_compiled_for_its_pair_style(tmp_path: Path) -> None:
+    from nequip_compile import torchscript
+    from nequip_core.compile_registration import registered_targets
+    from nequip_core.compiled import load_compiled_model
+
+    path = tmp_path / "allegro.nequip.pth"
+    target = registered_targets()["pair_allegro"]
+    # Comparison with the eager model and with finite differences is part of it.
+    torchscript.compile_model(build("bessel"), path, target)
+    compiled = load_compiled_model(path)
+    assert {"atomic_energy", "forces", "virial"} <= set(compiled.outputs)
