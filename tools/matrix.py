@@ -28,8 +28,8 @@ from released_wheels import ROOT
 SCRIPTS = ROOT / "tests" / "compat" / "archives"
 GOLDEN = ROOT / "tests" / "golden"
 CORPORA, RESULTS = WORK / "corpora", WORK / "results"
-# The package that a reader compiles: written by the first release, as most users' are.
-COMPILED_WRITER = "0.1.0"
+# The writers whose package a reader compiles: the releases, as users have them.
+COMPILED_WRITERS = ("0.1.0", "0.2.0")
 
 
 def run_script(environment: Environment, script: str, *arguments: str) -> int:
@@ -73,7 +73,7 @@ def read(environment: Environment, corpora: list[Path], compiled: bool) -> int:
     known.write_text(json.dumps(tomllib.loads(DATA.read_text())["known_bad"]))
     options = ["--known", str(known)]
     if compiled:
-        options += ["--compile", COMPILED_WRITER]
+        options += [f"--compile={writer}" for writer in COMPILED_WRITERS]
     report = RESULTS / f"{environment.name}.json"
     return run_script(environment, "archives_read.py", str(report), *map(str, corpora), *options)
 

@@ -1,7 +1,7 @@
 """Read archive folders with the installed layers in every way there is; report each cell.
 
 Usage: python -I archives_read.py REPORT.json --name READER --expect DIST==VERSION ... \
-           --known KNOWN.json [--compile WRITER] FOLDER ...
+           --known KNOWN.json [--compile=WRITER ...] FOLDER ...
 
 Runs in environments with released layers: it imports public names only and works in a temporary
 folder. KNOWN.json lists what must fail, and how: a failure that it names is a cell ``refused``, and
@@ -119,20 +119,18 @@ class Reader:
         from nequip_compile.command import main
         from nequip_integrations.ase import NequIPCalculator
 
+        consent = {"trust_code": True} if self.new else {}
+        eager = NequIPCalculator.from_package(self.file, device="cpu", **consent)
         target = Path("compiled.nequip.pt2")
         trust = ["--trust-code"] if self.new else []
         options = ["--mode", "aotinductor", "--device", "cpu", "--target", "ase", *trust]
         if main([str(self.file), str(target), *options]):
             raise RuntimeError("nequip-compile failed")
-        consent = {"trust_code": True} if self.new else {}
         atoms = bulk("Cu", cubic=True, a=3.85).repeat((2, 1, 1))
         atoms.set_chemical_symbols(["Cu", "Au", "Cu", "Au"] * 2)
         atoms.rattle(0.1, seed=3)
         forces = []
-        for calculator in (
-            NequIPCalculator.from_package(self.file, device="cpu", **consent),
-            NequIPCalculator.from_compiled_model(target, device="cpu"),
-        ):
+        for calculator in (eager, NequIPCalculator.from_compiled_model(target, device="cpu")):
             atoms.calc = calculator
             forces.append(atoms.get_forces())
         off = abs(forces[0] - forces[1]).max()
@@ -229,7 +227,9 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="of the environment")
     parser.add_argument("--expect", nargs="+", required=True, metavar="DIST==VERSION")
     parser.add_argument("--known", type=Path, required=True, help="what must fail")
-    parser.add_argument("--compile", metavar="WRITER", help="compile the package of this folder")
+    parser.add_argument(
+        "--compile", metavar="WRITER", action="append", default=[], help="compile its package"
+    )
     options = parser.parse_args()
     versions = check_versions(options.expect)
     new = tuple(map(int, versions["nequip-core"].split(".")[:2])) >= (0, 2)
@@ -242,7 +242,7 @@ def main() -> int:
         for folder in folders:
             content = read_corpus(folder)
             writers[content["writer"]] = content["versions"]
-            compiled = content["writer"] == options.compile
+            compiled = content["writer"] in options.compile
             cells += read_folder(folder, options.name, new, known, compiled)
         os.chdir(report.anchor)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
