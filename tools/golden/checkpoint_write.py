@@ -11,6 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
+from nequip_model.checkpoint import VERSION_KEY
+
 ROOT = Path(__file__).parents[2]
 CORPORA = ROOT / ".nox" / "matrix" / "corpora"
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
@@ -31,6 +35,8 @@ def main() -> int:
     for item in items:
         for name in (item["file"], item["record"]):
             shutil.copyfile(corpus / name, folder / name)
+        content_of = torch.load(corpus / item["file"], weights_only=True, map_location="cpu")
+        item["checkpoint_version"] = content_of[VERSION_KEY]
     kept = content | {"writer": f"golden-checkpoint-{version}", "items": items, "absent": {}}
     (folder / "corpus.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     print(f"{folder.relative_to(ROOT)}: {', '.join(item['name'] for item in items)}")
