@@ -1,7 +1,7 @@
 """Keep the checkpoints of a release as goldens: `python tools/golden/checkpoint_write.py VERSION`.
 
-They come from what `nox -s "archives_write(VERSION)"` wrote: a training from nothing, and, where the
-release can, one that started from a package.
+They come from what `nox -s "archives_write(VERSION)"` wrote: a training from nothing, and, where
+the release can, one that started from a package.
 """
 
 from __future__ import annotations
