@@ -26,6 +26,9 @@ TOYS = ROOT / "tests" / "compat" / "downstream"
 GOLDEN = ROOT / "tests" / "golden" / "format2-nequip-0.1.0" / "model.nequip.zip"
 LAYERS = tuple(bare(name) for name in DISTRIBUTIONS)
 TEST_TOOLS = ("pytest>=8",)
+# Layers that the tests of a distribution use and it does not need: they are there for what can run
+# beside the lower ends, at lower ends of their own. nequip-compile cannot, it needs a newer torch.
+TESTED_WITH = {"nequip-integrations": ("nequip-model", "nequip-package")}
 # Extras that need a GPU; the tests of a distribution use all the others.
 GPU_EXTRAS = ("cuequivariance", "openequivariance")
 
@@ -87,6 +90,12 @@ def lower_ends(distribution: str) -> dict[str, str]:
     return found
 
 
+def layers_below(distribution: str) -> set[str]:
+    """Return the layers that a distribution needs, and that its tested extras need."""
+    needed = requirements(distribution, tested_extras(distribution))
+    return {item.name for item in needed if item.name in LAYERS}
+
+
 def fresh_environment(name: str) -> Path:
     """Return the interpreter of a new environment with Python 3.11."""
     folder = WORK / "pins" / name
@@ -124,14 +133,15 @@ def minimums(distribution: str) -> int:
 
     The other layers come without their requirements: their pins are theirs to prove.
     """
-    ends = lower_ends(distribution)
+    others = TESTED_WITH.get(distribution, ())
+    ends = {name: end for other in others for name, end in lower_ends(other).items()}
+    ends |= lower_ends(distribution)
     python = fresh_environment(f"minimums-{distribution}")
     libraries = [f"{name}=={version}" for name, version in sorted(ends.items())]
     print(f"{distribution} on {', '.join(libraries)}", flush=True)
     install(python, *libraries, *TEST_TOOLS, "setuptools>=70.1")
-    extras = tested_extras(distribution)
-    below = {needed.name for needed in requirements(distribution, extras) if needed.name in LAYERS}
-    wheels = [str(wheel_of(name, TREE)) for name in (*sorted(below), distribution)]
+    layers = {name for one in (distribution, *others) for name in (one, *layers_below(one))}
+    wheels = [str(wheel_of(name, TREE)) for name in sorted(layers)]
     install(python, *wheels)
     return run_suite(python, distribution)
 
