@@ -140,6 +140,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alloy: list[Any])
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def base_config() -> dict[str, Any]:
+    """The config of `config`, for fixtures that live longer than a test; to be copied."""
+    return CONFIG
+
+
 @pytest.fixture
 def config() -> dict[str, Any]:
     """A small complete config, to be changed by the test."""

@@ -211,6 +211,11 @@ class MetricsManager(torch.nn.ModuleDict):
         results = {
             name: self._of_batch(name, entry, preds, target) for name, entry in self.entries.items()
         }
+        if any(metric.dist_sync_on_step for metric in self.all_metrics()):
+            _share_what_is_missing(results)
+            for result in (result for found in results.values() for result in found):
+                if result.is_missing:
+                    result.value = torch.full_like(result.value, torch.nan)
         values = self._reported(results)
         self.metrics_values_step = {name: float(values[name].detach()) for name in self.entries}
         return {f"{prefix}{name}{suffix}": value for name, value in values.items()}
@@ -227,6 +232,7 @@ class MetricsManager(torch.nn.ModuleDict):
                 ]
                 for name in self.entries
             }
+        _share_what_is_missing(results)
         values = self._reported(results)
         self.metrics_values_epoch = {name: float(values[name]) for name in self.entries}
         return {f"{prefix}{name}{suffix}": value for name, value in values.items()}
@@ -254,7 +260,7 @@ class MetricsManager(torch.nn.ModuleDict):
             field_of(target, str(entry.field.label_field), what)
             field_of(preds, entry.field.field, f"the model's output for '{name}'")
         predicted, wanted = entry.field(preds), entry.field.of_target(target)
-        if entry.field.field == STRESS_KEY and CELL_KEY in target:
+        if entry.field.field == STRESS_KEY and CELL_KEY in target and wanted.numel():
             _require_volume(name, target[CELL_KEY], wanted)
         if predicted.shape != wanted.shape:
             raise DataError(
@@ -306,6 +312,19 @@ class MetricsManager(torch.nn.ModuleDict):
         self.metrics_values_epoch = dict(state["metrics_values_epoch"])
 
 
+def _share_what_is_missing(results: Mapping[str, list[_Result]]) -> None:
+    """Let a label that any process has be there for all of them."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    everything = [result for found in results.values() for result in found]
+    if not distributed or not everything:
+        return
+    missing = [float(result.is_missing) for result in everything]
+    flags = torch.tensor(missing, device=everything[0].value.device)
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MIN)
+    for result, flag in zip(everything, flags.tolist(), strict=True):
+        result.is_missing = bool(flag)
+
+
 def _mean_over_types(
     results: list[_Result], weights: Mapping[str, float] | None, names: Sequence[str]
 ) -> torch.Tensor:
@@ -355,6 +374,5 @@ def _masked(
         return _Result(metric(predicted, wanted), False)
     if metric.dist_sync_on_step:
         # Other processes may have labels and wait for this one.
-        value = metric(predicted, wanted)
-        return _Result(value, bool(torch.isnan(value)))
+        return _Result(metric(predicted, wanted), True)
     return _Result(torch.full((), torch.nan, dtype=torch.float64, device=wanted.device), True)

@@ -17,6 +17,7 @@ from nequip_core.saved_model import SOLE_MODEL
 from nequip_model.checkpoint import BASES_KEY, VERSION_KEY, build_models, checkpoint_version
 from nequip_model.checkpoint_bases import remember_config
 from nequip_train.construction import build, call, resolve_target
+from nequip_train.data.shares import emptied_, is_filling
 from nequip_train.ema import EMAWeights
 from nequip_train.metrics_manager import WEIGHTED_SUM, MetricsManager
 
@@ -136,12 +137,13 @@ class NequIPLightningModule(lightning.LightningModule):
         return output
 
     def on_fit_start(self) -> None:
-        """Make the loss one of all processes, where there are several."""
+        """Make the values of a step those of all processes, where there are several."""
         self.world_size = self.trainer.world_size
-        for metric in self.loss.all_metrics() if self.loss is not None else ():
-            # Each process then contributes its share of the gradient of the loss of all. A
-            # metric that does so takes every batch in twice, so one process alone must not.
-            metric.dist_sync_on_step = self.world_size > 1
+        for manager in (self.loss, self.train_metrics):
+            for metric in manager.all_metrics() if manager is not None else ():
+                # Each process then contributes its share of the gradient of the loss of all. A
+                # metric that does so takes every batch in twice, so one process alone must not.
+                metric.dist_sync_on_step = self.world_size > 1
 
     def training_step(self, batch: Frame, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch, times the number of processes.
@@ -151,11 +153,13 @@ class NequIPLightningModule(lightning.LightningModule):
         """
         if self.loss is None:
             raise ConfigError("training_module.loss: is needed to train")
+        filling, size = is_filling(batch), num_frames(batch)
         target = self.process_target(batch, batch_idx)
         output = self._output(batch)
+        if filling:
+            output, target = emptied_(output), emptied_(target)
         values = self.loss(output, target, prefix=self._prefix("train_loss_step"))
         name = self._prefix("train_loss_step") + WEIGHTED_SUM
-        size = num_frames(batch)
         self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=size)
         self.log("loss", values[name].detach(), prog_bar=True, logger=False, batch_size=size)
         if self.train_metrics is not None:
@@ -191,8 +195,11 @@ class NequIPLightningModule(lightning.LightningModule):
         batch_idx: int,
         dataset: int,
     ) -> dict[str, Any]:
+        filling = is_filling(batch)
         target = self.process_target(batch, batch_idx, dataset)
         output = detach_(self._evaluation_output(batch))
+        if filling:
+            output, target = emptied_(output), emptied_(target)
         values: dict[str, Any] = {}
         if managers is not None:
             prefix = self._prefix(f"{part}{dataset}_step")

@@ -121,13 +121,20 @@ def _datamodule(plan: Plan) -> NequIPDataModule:
 
 
 def _trainer(config: Mapping[str, Any]) -> lightning.Trainer:
-    given: dict[str, Any] = {"inference_mode": False}
+    # The data module gives each process its share, without repeating frames as Lightning does.
+    given: dict[str, Any] = {"inference_mode": False, "use_distributed_sampler": False}
     if config.get("logger") in (None, True) and not _has_tensorboard():
         from lightning.pytorch.loggers import CSVLogger
 
         # Where Lightning's default logger writes, and without the warning of its fallback.
         given["logger"] = CSVLogger(save_dir=config.get("default_root_dir") or Path.cwd())
-    return build(dict(config), "trainer", **given)
+    trainer = build(dict(config), "trainer", **given)
+    if trainer.world_size > 1 and config.get("use_distributed_sampler"):
+        raise ConfigError(
+            "trainer.use_distributed_sampler: remove it; the data module gives each process its "
+            "share of every batch, and Lightning's sampler would repeat frames"
+        )
+    return trainer
 
 
 def _has_tensorboard() -> bool:

@@ -26,6 +26,8 @@ __all__ = ["GLOBAL_SEED", "application"]
 GLOBAL_SEED = 123
 """Seed of the process's random numbers; model and data have seeds of their own in the config."""
 
+# Set by torchrun, by Lightning for the processes that it starts, and by SLURM.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 _HYDRA_RECORDS = {"config.yaml", "hydra.yaml", "overrides.yaml"}
 
 
@@ -55,6 +57,7 @@ def application(arguments: Sequence[str]) -> None:
     main = hydra.main(version_base=None, config_path=str(Path.cwd()), config_name="config")(task)
     try:
         with _hydra_raises(), _command_line(arguments), _logging_restored():
+            sys.argv += _overrides_of_rank()
             main()
     except SystemExit:
         if mistakes:
@@ -66,6 +69,18 @@ def application(arguments: Sequence[str]) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = f"{error.__cause__}".splitlines()[:1] if error.__cause__ else []
         raise ConfigError("; ".join(lines + cause)) from error
+
+
+def _overrides_of_rank() -> list[str]:
+    """Return what lets only the first of several processes write records and a log.
+
+    The others show their warnings, and learn from the first one where files belong.
+    """
+    rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
+    if rank == "0":
+        return []
+    level = "hydra.job_logging.root.level=WARNING"
+    return ["hydra.output_subdir=null", "hydra/job_logging=stdout", level]
 
 
 def _train(config: DictConfig) -> None:

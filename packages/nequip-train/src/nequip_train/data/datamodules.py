@@ -10,10 +10,10 @@ from typing import Any
 import lightning
 import torch
 
-from nequip_core.errors import ConfigError, DataError, closest
-from nequip_core.frames import Frame, batched_from_list
+from nequip_core.errors import ConfigError, closest
 from nequip_train.construction import build
 from nequip_train.data.datasets import AtomicDataset
+from nequip_train.data.loaders import LOADER, Surroundings, build_loader, collate
 from nequip_train.data.statistics import DataStatisticsManager
 from nequip_train.data.statistics_pass import (
     dataset_files,
@@ -35,24 +35,8 @@ _PARTS_OF_STAGE = {
 }
 _NEEDED_BY_STAGE = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 _SPLIT = "nequip.data.dataset.RandomSplitAndIndexDataset"
-_LOADER = "torch.utils.data.DataLoader"
 
 Configs = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-
-
-def collate(frames: Sequence[Frame]) -> Frame:
-    """Return the batch of a list of frames.
-
-    Raises:
-        DataError: the frames do not have the same fields.
-    """
-    try:
-        return batched_from_list(frames)
-    except (RuntimeError, KeyError) as error:
-        raise DataError(
-            f"{error.args[0] if error.args else error}. Frames without a label can be given one of "
-            "NaN by a transform such as AddNaNStressTransform, and 'ignore_nan' in loss and metrics"
-        ) from error
 
 
 def listed(value: Any) -> list[Any]:
@@ -204,18 +188,18 @@ class NequIPDataModule(lightning.LightningDataModule):
         self.datasets.clear()
         self._loaders.clear()
 
-    def _build_loaders(self, part: str, **changes: Any) -> list[Any]:
+    def _build_loaders(
+        self, part: str, surroundings: Surroundings, changes: Mapping[str, Any]
+    ) -> list[Any]:
         config = {**self.loader_configs[part], **changes}
-        config.setdefault("collate_fn", collate)
         generator = self.generators["train" if part == "train" else "other"]
-        config.setdefault("generator", generator)
         return [
-            build(config, f"data.{part}_dataloader", dataset=dataset)
+            build_loader(config, f"data.{part}_dataloader", dataset, generator, surroundings)
             for dataset in self.datasets[part]
         ]
 
     def _kept_loaders(self, part: str) -> list[Any]:
-        self._loaders[part] = self._build_loaders(part)
+        self._loaders[part] = self._build_loaders(part, Surroundings.of(self.trainer), {})
         return self._loaders[part]
 
     def train_dataloader(self) -> Any:
@@ -305,7 +289,8 @@ class NequIPDataModule(lightning.LightningDataModule):
             return manager.expanded(values)
         # Any generator but the run's own.
         generator = torch.Generator().manual_seed(self.seed)
-        loader = self._build_loaders(dataset, **{**changes, "generator": generator})[dataset_idx]
+        changes["generator"] = generator
+        loader = self._build_loaders(dataset, Surroundings(), changes)[dataset_idx]
         where = f"data.stats_manager: {chosen} (data.{dataset}_dataset[{dataset_idx}])"
         results = measured_statistics(manager, loader, where)
         if cache:
@@ -331,4 +316,4 @@ def _loader_config(config: Mapping[str, Any] | None, part: str) -> dict[str, Any
             raise ConfigError(
                 f"{part}_dataloader.{key}: is given by the data module, remove it from the config"
             )
-    return {"_target_": _LOADER, **arguments}
+    return {"_target_": LOADER, **arguments}

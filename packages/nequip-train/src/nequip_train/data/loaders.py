@@ -1,0 +1,165 @@
+"""Loaders of data sets: the share of this process, its worker processes, and what is collated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nequip_core.errors import ConfigError, DataError
+from nequip_core.frames import Frame, batched_from_list
+from nequip_train.construction import SPECIAL_KEYS, build, resolve_target
+from nequip_train.data.shares import DealtBatches, FillingCollate, split
+
+__all__ = ["LOADER", "Surroundings", "build_loader", "collate"]
+
+LOADER = "torch.utils.data.DataLoader"
+# Where a GPU computes, so many processes read frames for the one that drives it, at most.
+_WORKERS = {"train": 4, "other": 2}
+_GROUPING = ("batch_size", "shuffle", "drop_last")
+
+
+def collate(frames: Sequence[Frame]) -> Frame:
+    """Return the batch of a list of frames.
+
+    Raises:
+        DataError: the frames do not have the same fields.
+    """
+    try:
+        return batched_from_list(frames)
+    except (RuntimeError, KeyError) as error:
+        raise DataError(
+            f"{error.args[0] if error.args else error}. Frames without a label can be given one of "
+            "NaN by a transform such as AddNaNStressTransform, and 'ignore_nan' in loss and metrics"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a loader works.
+
+    Attributes:
+        rank: this process among those that train together.
+        world_size: their number.
+        neighbours: those of them on this machine.
+        on_gpu: whether this process drives a GPU.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    neighbours: int = 1
+    on_gpu: bool = False
+
+    @classmethod
+    def of(cls, trainer: Any) -> Surroundings:
+        """Return those of a trainer; None stands for one process that computes itself."""
+        if trainer is None:
+            return cls()
+        return cls(
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            neighbours=trainer.num_devices,
+            on_gpu=trainer.strategy.root_device.type == "cuda",
+        )
+
+    def workers(self, part: str) -> int:
+        """Return how many worker processes a loader has by default.
+
+        None where the CPU computes: its cores are busy. One core is left to the process itself.
+        """
+        if not self.on_gpu:
+            return 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        most = _WORKERS["train" if part == "train" else "other"]
+        return max(0, min(most, cores // self.neighbours - 1))
+
+
+def build_loader(
+    config: Mapping[str, Any],
+    where: str,
+    dataset: Any,
+    generator: torch.Generator,
+    surroundings: Surroundings | None = None,
+) -> Any:
+    """Return the loader of a data set.
+
+    Among several processes it takes the share of this one, see `nequip_train.data.shares`. What a
+    loader of torch's own class is not told, it gets: worker processes, which stay for all epochs,
+    and memory that a GPU copies from, both only where there is a GPU.
+
+    Args:
+        config: of the loader.
+        where: its key path, ``data.<part>_dataloader``.
+        dataset: the data set.
+        generator: decides the order.
+        surroundings: default one process that computes itself.
+
+    Raises:
+        ConfigError: an argument does not fit, or a sampler knows nothing of several processes.
+    """
+    around = surroundings or Surroundings()
+    config = dict(config)
+    config.setdefault("collate_fn", collate)
+    config.setdefault("generator", generator)
+    if config["_target_"] == LOADER:
+        part = where.removeprefix("data.").removesuffix("_dataloader")
+        config.setdefault("num_workers", around.workers(part))
+        if config["num_workers"]:
+            config.setdefault("persistent_workers", True)
+        config.setdefault("pin_memory", around.on_gpu)
+    given: dict[str, Any] = {}
+    if "batch_sampler" in config:
+        given["batch_sampler"] = _batch_sampler(
+            config.pop("batch_sampler"), f"{where}.batch_sampler", dataset, config["generator"]
+        )
+    if around.world_size > 1:
+        given |= _share(config, given.get("batch_sampler"), where, dataset, around)
+        collate_fn = build(config.pop("collate_fn"), f"{where}.collate_fn")
+        given["collate_fn"] = FillingCollate(dataset, collate_fn)
+    return build(config, where, dataset=dataset, **given)
+
+
+def _batch_sampler(config: Any, where: str, dataset: Any, generator: torch.Generator) -> Any:
+    """Return a sampler of batches; one of ours is given the data set and what decides the order."""
+    if not isinstance(config, Mapping):
+        return config
+    target = resolve_target(config, where)
+    if isinstance(target, type) and target.__module__.startswith("nequip_train.data."):
+        known = [key for key in config if key not in SPECIAL_KEYS]
+        for key in ("dataset", "generator"):
+            if key in known:
+                raise ConfigError(f"{where}.{key}: is given by the data module, remove it")
+        return build(config, where, dataset=dataset, generator=generator)
+    return build(config, where)
+
+
+def _share(
+    config: dict[str, Any], batches: Any, where: str, dataset: Any, around: Surroundings
+) -> dict[str, Any]:
+    """Return the batch sampler of this process; what it stands for is taken from the config."""
+    if config.get("sampler") is not None or (
+        batches is not None and not type(batches).__module__.startswith("nequip_train.data.")
+    ):
+        key = "sampler" if config.get("sampler") is not None else "batch_sampler"
+        raise ConfigError(
+            f"{where}.{key}: only one process can use it, because it does not know which frames "
+            f"are whose among {around.world_size}; use 'batch_size' and 'shuffle', or "
+            "nequip.data.SizeLimitedBatchSampler"
+        )
+    if batches is not None:
+        return {"batch_sampler": DealtBatches(batches, around.rank, around.world_size)}
+    grouping = {key: config.pop(key, None) for key in _GROUPING}
+    return {
+        "batch_sampler": split(
+            dataset,
+            int(grouping["batch_size"] or 1),
+            bool(grouping["shuffle"]),
+            bool(grouping["drop_last"]),
+            config["generator"],
+            around.rank,
+            around.world_size,
+        )
+    }
