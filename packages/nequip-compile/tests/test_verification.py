@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from nequip_compile import aotinductor
 from nequip_compile.command import main
 from nequip_compile.command_verify import source_of
 from nequip_compile.preparation import frames_to_verify, prepared_model
@@ -93,6 +94,16 @@ def test_planted_error_of_one_percent_leaves_no_file(
     assert any(one.startswith("forces  ") and one.endswith("FAILED") for one in lines) is (
         only_compiled
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_planted_error_of_one_percent_is_found_in_native_code_too(build, tmp_path, capsys):
+    model = Wrapped(build(num_layers=1, l_max=0), one_percent, only_compiled=True)
+    with pytest.raises(CompileError, match="does not reproduce"):
+        aotinductor.compile_model(model, tmp_path / "m.nequip.pt2", ASE)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(one.startswith("forces = ") and one.endswith("DOES NOT HOLD") for one in lines)
+    assert any(one.startswith("forces  ") and one.endswith("FAILED") for one in lines)
     assert list(tmp_path.iterdir()) == []
 
 
