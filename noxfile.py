@@ -52,7 +52,7 @@ BUILD_BACKEND = ("hatchling>=1.26", "editables")
 # Hydra needs antlr4-python3-runtime 4.9, which is published as source only, for setuptools; the one
 # that `venv` brings for Python 3.11 lacks bdist_wheel.
 SDIST_TOOLS = ("setuptools>=70.1",)
-TEST_TOOLS = ("pytest>=8",)
+TEST_TOOLS = ("pytest>=8.2",)
 # Optional libraries whose use the suites test.
 OPTIONAL_LIBRARIES = (
     "matscipy>=1.1",

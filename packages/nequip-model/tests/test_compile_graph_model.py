@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 import torch
+from packaging.version import Version
 
 from nequip_core.errors import ConfigError
 from nequip_core.frames import batched_from_list
@@ -21,6 +22,10 @@ from nequip_model.graph_modules.mixin import GraphModuleMixin
 from nequip_model.nn.derivatives import ForceStressOutput
 from nequip_model.nn.energy import TotalEnergy
 from nequip_model.nn.graph_model import GraphModel
+
+compiles = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.8"), reason="compiling a step needs torch 2.8"
+)
 
 TYPES = ["H", "O"]
 SHARED = {"seed": 1, "model_dtype": "float64", "type_names": TYPES, "r_max": 3.0}
@@ -129,6 +134,7 @@ def compiled():
     return model
 
 
+@compiles
 def test_step_of_a_network_is_that_of_the_eager_one_for_any_number_of_atoms(compiled, caplog):
     assert isinstance(compiled, CompileGraphModel)
     assert compiled.is_compile_graph_model
@@ -139,6 +145,7 @@ def test_step_of_a_network_is_that_of_the_eager_one_for_any_number_of_atoms(comp
     assert said(caplog) == []
 
 
+@compiles
 def test_training_takes_the_same_path_as_the_eager_one(compiled):
     models = [copy.deepcopy(network("eager")), compiled]
     start = copy.deepcopy(compiled.state_dict())
@@ -157,6 +164,7 @@ def test_training_takes_the_same_path_as_the_eager_one(compiled):
     compiled.load_state_dict(start)
 
 
+@compiles
 def test_eval_mode_and_copies_hold_no_compiled_code(compiled):
     eager = network("eager").eval()
     data = batch(1)
@@ -169,6 +177,7 @@ def test_eval_mode_and_copies_hold_no_compiled_code(compiled):
         assert (compiled_steps(twin), compiled_steps(compiled)) == (0, 1)
 
 
+@compiles
 @pytest.mark.parametrize("kind", ["plain", "stops"])
 def test_what_a_model_does_to_gradients_is_kept(kind, caplog):
     model = pairs(kind)
@@ -179,6 +188,7 @@ def test_what_a_model_does_to_gradients_is_kept(kind, caplog):
     assert said(caplog) == []
 
 
+@compiles
 def test_a_model_that_looks_at_values_falls_back_and_says_so(caplog):
     model = pairs("looks")
     for seed in (0, 1):
@@ -188,6 +198,7 @@ def test_a_model_that_looks_at_values_falls_back_and_says_so(caplog):
     assert "run eagerly: it cannot be compiled (" in message
 
 
+@compiles
 @pytest.mark.parametrize(
     ("atoms", "edges", "message"),
     [(1, 4, "fewer than two atoms"), (2, 1, "fewer than two edges"), (2, 0, "than two edges")],
@@ -208,6 +219,7 @@ def test_a_frame_too_small_falls_back_and_says_so_once(atoms, edges, message, ca
     assert message in found
 
 
+@compiles
 def test_inputs_that_need_gradients_fall_back_and_say_so(caplog):
     data = batch(0)
     data["pos"].requires_grad_(True)
@@ -215,6 +227,7 @@ def test_inputs_that_need_gradients_fall_back_and_say_so(caplog):
     assert "the field 'pos' requires a gradient" in caplog.text
 
 
+@compiles
 def test_compiled_code_with_other_results_is_not_used(monkeypatch, caplog):
     import nequip_model.compile_graph_model as module
 
@@ -228,6 +241,13 @@ def test_compiled_code_with_other_results_is_not_used(monkeypatch, caplog):
     assert "compiled 'forces' differs from the eager one" in caplog.text
 
 
+def test_older_torch_runs_eagerly_and_says_so(monkeypatch, caplog):
+    monkeypatch.delattr(torch._inductor, "standalone_compile", raising=False)
+    assert_same_step(pairs(), pairs("plain", "eager"), batch(0))
+    assert "compiling needs torch 2.8 or newer, this is" in caplog.text
+
+
+@compiles
 def test_compiling_is_announced(caplog):
     with caplog.at_level(logging.INFO, logger="nequip_model"):
         pairs()(batch(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 
 import pytest
@@ -97,9 +98,9 @@ def test_modules_are_scripted_only_where_asked_for():
 def test_versions_of_the_code_are_told(caplog):
     with caplog.at_level(logging.INFO):
         versions = get_current_code_versions()
-    assert versions["torch"] == torch.__version__
+    assert versions["torch"] == importlib.metadata.version("torch")
     assert versions["nequip-model"]
-    assert f"torch {torch.__version__}" in caplog.messages
+    assert f"torch {versions['torch']}" in caplog.messages
     caplog.clear()
     assert get_current_code_versions(verbose=False) == versions
     assert caplog.messages == []
