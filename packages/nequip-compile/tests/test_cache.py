@@ -20,8 +20,8 @@ from nequip_compile.cache.key import cache_key
 from nequip_compile.cache.lock import locked
 from nequip_compile.cache.provision import compiled_file, provide
 from nequip_compile.compilation import Compilation
-from nequip_compile.source import file_digest
 from nequip_core.compile_targets import ASE, BATCH, PAIR_NEQUIP
+from nequip_core.digests import file_digest
 from nequip_core.errors import CompileError
 
 

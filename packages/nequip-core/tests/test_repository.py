@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
+from nequip_core.digests import file_digest
 from nequip_core.errors import (
     ConfigError,
     DownloadError,
@@ -163,7 +163,7 @@ def test_without_the_extra_it_says_what_to_install(
 def test_download_is_checked_kept_and_used_without_the_network(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.lists(sha256=hash_file(PACKAGE)[0], size=PACKAGE.stat().st_size, identity=identity())
+    server.lists(sha256=file_digest(PACKAGE), size=PACKAGE.stat().st_size, identity=identity())
     server.answers["/file"] = sends(PACKAGE.read_bytes())
     found = local_file(NAME)
     assert found.read_bytes() == PACKAGE.read_bytes()
@@ -264,7 +264,7 @@ def test_answers_of_a_repository_are_not_taken_on_faith(
 def test_wrong_digest_shows_both(server: Server) -> None:
     server.lists(sha256="0" * 64)
     server.answers["/file"] = sends(PACKAGE.read_bytes())
-    with pytest.raises(DownloadError, match=rf"(?s){'0' * 64}.*{hash_file(PACKAGE)[0]}"):
+    with pytest.raises(DownloadError, match=rf"(?s){'0' * 64}.*{file_digest(PACKAGE)}"):
         local_file(NAME)
     server.lists(identity="1" * 64)
     with pytest.raises(DownloadError, match="1" * 64):
@@ -280,7 +280,7 @@ def test_another_package_under_a_known_name_is_refused_with_both_identities(
     local_file(NAME)
     ModelCache(cache_folder()).prune(everything=True)
     server.answers["/file"] = sends(OTHER.read_bytes())
-    with pytest.raises(TrustError, match=rf"(?s){identity()}.*{hash_file(OTHER)[0]}"):
+    with pytest.raises(TrustError, match=rf"(?s){identity()}.*{file_digest(OTHER)}"):
         local_file(NAME)
     ModelCache(cache_folder()).forget(parse_reference(NAME))
     assert local_file(NAME).read_bytes() == OTHER.read_bytes()
@@ -289,7 +289,7 @@ def test_another_package_under_a_known_name_is_refused_with_both_identities(
 def test_download_goes_on_where_it_broke_off(server: Server) -> None:
     content = PACKAGE.read_bytes()
     half = 5 * transfer._CHUNK
-    server.lists(sha256=hash_file(PACKAGE)[0], size=len(content))
+    server.lists(sha256=file_digest(PACKAGE), size=len(content))
     first = sends(content[:half], Content_Length=str(len(content)), ETag='"a"')
 
     def rest(handler: BaseHTTPRequestHandler) -> None:
@@ -353,7 +353,7 @@ def test_models_of_the_older_cache_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "home" / ".nequip" / "model_cache"
     folder.mkdir(parents=True)
     shutil.copyfile(OTHER, folder / "abc.nequip.zip")
-    recorded = {"model_id": "our-group/Alloy:1.0", "file_sha256": hash_file(OTHER)[0]}
+    recorded = {"model_id": "our-group/Alloy:1.0", "file_sha256": file_digest(OTHER)}
     (folder / "abc.metadata.json").write_text(json.dumps(recorded))
     assert local_file(NAME) == folder / "abc.nequip.zip"
 
@@ -370,7 +370,7 @@ FETCH = "import sys; from nequip_core.saved_model import local_file; print(local
 
 
 def test_eight_processes_download_once(server: Server) -> None:
-    server.lists(sha256=hash_file(PACKAGE)[0])
+    server.lists(sha256=file_digest(PACKAGE))
     server.answers["/file"] = sends(PACKAGE.read_bytes())
     processes = [
         subprocess.Popen([sys.executable, "-c", FETCH, NAME], stdout=subprocess.PIPE)
@@ -384,7 +384,7 @@ def test_eight_processes_download_once(server: Server) -> None:
 
 def test_killed_downloads_leave_a_part_and_never_a_bad_entry(server: Server) -> None:
     content = PACKAGE.read_bytes()
-    server.lists(sha256=hash_file(PACKAGE)[0], size=len(content))
+    server.lists(sha256=file_digest(PACKAGE), size=len(content))
     reached = threading.Event()
     release = threading.Event()
     stop = 0

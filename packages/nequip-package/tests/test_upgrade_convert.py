@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nequip_core.archive.loading import load_package
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
+from nequip_core.digests import file_digest
 from nequip_core.errors import PackagingError, PluginError
 from nequip_core.synthetic import synthetic_frame
 from nequip_package.command import main
@@ -44,7 +44,7 @@ def test_package_of_nequip_keeps_code_modes_and_predictions(
     assert after.r_max == 4.0
     assert after.architecture == {"models": {"sole_model": None}}
     [step] = after.lineage
-    assert (step["relation"], step["digest"]) == ("upgraded", hash_file(source)[0])
+    assert (step["relation"], step["digest"]) == ("upgraded", file_digest(source))
     assert set(after.sources()) == set(before.sources())
     expected = load_package(source, trust_code=True).models["sole_model"](dict(FRAME))
     found = load_package(target).models["sole_model"](dict(FRAME))
@@ -110,7 +110,7 @@ def test_package_of_nequip_becomes_ours(
     assert not any(name.startswith(("nequip.", "e3nn")) for name in reader.sources())
     [step] = reader.lineage
     assert step["relation"] == "converted"
-    assert step["digest"] == hash_file(source)[0]
+    assert step["digest"] == file_digest(source)
     assert step["format"] == 2
     assert step["details"]["versions"]["nequip"] == version
     compared = any(line.startswith("comparing with the predictions of the file") for line in lines)
@@ -128,7 +128,7 @@ def test_checkpoint_of_nequip_becomes_ours(version: str, tmp_path: Path) -> None
     target = tmp_path / "ours.nequip.zip"
     assert main(["convert", str(source), str(target)]) == 0
     [step] = PackageReader(target).lineage
-    assert (step["format"], step["digest"]) == (None, hash_file(source)[0])
+    assert (step["format"], step["digest"]) == (None, file_digest(source))
     assert load_package(target, load="rebuild").loaded_by == "rebuild"
 
 

@@ -170,7 +170,7 @@ def _compile(options: argparse.Namespace) -> None:
     # From here on torch is needed, which takes seconds to import.
     from nequip_compile.cache.provision import provide
     from nequip_compile.compilation import Compilation
-    from nequip_compile.source import file_digest
+    from nequip_core.digests import file_digest
 
     compilation = Compilation(
         path=source,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from nequip_core.compiled_metadata import (
     read_compiled_metadata,
     require_compiled_metadata,
 )
+from nequip_core.digests import file_digest
 
 if TYPE_CHECKING:
     from nequip_compile.verification import Verification
@@ -63,14 +63,9 @@ def source_of(path: Path, metadata: dict[str, str]) -> tuple[Path | None, str]:
         return None, (
             f"the model it was compiled from, '{name}', is not beside it; name it as SOURCE"
         )
-    if _digest(beside) != digest:
+    if file_digest(beside) != digest:
         return None, f"'{beside}' is another file than the one it was compiled from"
     return beside, ""
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _verify(options: argparse.Namespace) -> None:

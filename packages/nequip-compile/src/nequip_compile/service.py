@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nequip_compile.cache.provision import compiled_file
 from nequip_compile.compilation import Compilation
-from nequip_compile.source import file_digest
 from nequip_core.compile_request import CompiledFile, CompileRequest
+from nequip_core.digests import file_digest
 from nequip_core.files import require_file
 
 __all__ = ["compile_here"]

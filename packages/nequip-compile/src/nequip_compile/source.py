@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from nequip_core.compiled_metadata import (
     MODIFIERS_KEY,
@@ -13,6 +10,7 @@ from nequip_core.compiled_metadata import (
     SOURCE_KEY,
     SOURCE_MODEL_KEY,
 )
+from nequip_core.digests import file_digest
 from nequip_core.saved_model import SOLE_MODEL
 
 __all__ = ["Source", "file_digest"]
@@ -39,9 +37,3 @@ class Source:
             SOURCE_MODEL_KEY: self.model_name,
             MODIFIERS_KEY: " ".join(self.modifiers),
         }
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's content, hexadecimal."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

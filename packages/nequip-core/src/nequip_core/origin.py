@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from nequip_core.compiled_metadata import (
     TF32_KEY,
     TORCHSCRIPT_SUFFIX,
 )
+from nequip_core.digests import file_digest
 from nequip_core.saved_model import SOLE_MODEL
 
 __all__ = ["CUSTOM_TARGET", "Origin", "compile_command"]
@@ -69,7 +69,7 @@ class Origin:
         for folder in (compiled.parent, Path()):
             path = folder / self.source
             try:
-                if path.is_file() and _digest(path) == self.digest:
+                if path.is_file() and file_digest(path) == self.digest:
                     return path
             except OSError:  # one that may not be read is not at hand
                 continue
@@ -102,8 +102,3 @@ def compile_command(metadata: dict[str, str], path: Path, device: str) -> str:
     line = shlex.join(words)
     # Texts of a file of unknown origin: a terminal obeys control characters.
     return line if line.isprintable() else ascii(line)[1:-1]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

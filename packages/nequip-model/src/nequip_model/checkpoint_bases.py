@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +25,9 @@ from nequip_core.archive.embedded import (
     recording,
     using,
 )
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.permitted import check_target, is_permitted_path
 from nequip_core.archive.trust import TRUST_VARIABLE, consent, remember_built, trusting
+from nequip_core.digests import file_digest
 from nequip_core.documented_names import canonical_name
 from nequip_core.errors import FileFormatError, TrustError
 from nequip_core.instantiate import TARGET
@@ -93,7 +92,7 @@ def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in c
         carried = {
             "model": content["hyper_parameters"]["model"],
             "bases": content.get(BASES_KEY) or {},
-            "digest": hash_file(Path(checkpoint_path))[0],
+            "digest": file_digest(checkpoint_path),
         }
     with (
         _opening(carried["digest"], checkpoint_path),

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
 from nequip_core.archive.trust import consent
+from nequip_core.digests import file_digest
 from nequip_core.errors import PackagingError
 from nequip_core.files import require_file
 from nequip_core.plugins import CONVERTERS, load_plugin, plugin_names
@@ -72,7 +72,7 @@ def convert_package(
 
     convert = load_plugin(CONVERTERS, converter, _NO_CONVERTER)
     saved: SavedModel = convert(path)
-    digest, form = hash_file(path)[0], None
+    digest, form = file_digest(path), None
     details: dict[str, Any] = {"converter": converter, "versions": dict(saved.versions)}
     if path.name.endswith(PACKAGE_SUFFIX):
         package = PackageReader(path)

@@ -22,8 +22,8 @@ from nequip_core.archive.format import (
     STORAGE_SUFFIX,
     WEIGHTS_MEMBER,
 )
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
+from nequip_core.digests import file_digest
 from nequip_core.errors import FileFormatError, closest
 from nequip_package.installed_source import installed_source
 from nequip_package.stored_tensors import StoredTensor, package_tensors
@@ -321,7 +321,7 @@ def _member_changes(first: PackageReader, second: PackageReader) -> Iterator[tup
 
 def _hash(package: PackageReader, member: str) -> str:
     with package.open_member(member) as file:
-        return hash_file(file)[0]
+        return file_digest(file)
 
 
 def _text(content: bytes) -> str | None:

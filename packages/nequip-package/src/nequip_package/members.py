@@ -14,8 +14,9 @@ from nequip_core.archive.format import (
     EXTERN_MODULES_MEMBER,
     MANIFEST_MEMBER,
 )
-from nequip_core.archive.manifest import hash_bytes, hash_file, identity_of, manifest_bytes
+from nequip_core.archive.manifest import hash_bytes, identity_of, manifest_bytes
 from nequip_core.archive.reader import PackageReader
+from nequip_core.digests import hash_file
 from nequip_core.errors import PackagingError
 from nequip_package.absolute_paths import holds_absolute_path
 from nequip_package.json_text import json_bytes

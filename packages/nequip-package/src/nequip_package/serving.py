@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.reader import PackageReader
+from nequip_core.digests import file_digest
 from nequip_core.errors import ConfigError, NequIPError
 from nequip_core.repository.folder import models_in, newer_in, package_path
 from nequip_core.repository.names import ModelName, parse_name
@@ -197,7 +197,7 @@ def _facts_of(path: Path) -> _Facts:
 def _computed(path: Path, changed: int, size: int, number: int) -> _Facts:
     package = PackageReader(path)
     package.verify_contents()
-    return _Facts(size, hash_file(path)[0], package.identity, package.card)
+    return _Facts(size, file_digest(path), package.identity, package.card)
 
 
 def _section(file: BinaryIO, first: int, last: int) -> Iterator[bytes]:

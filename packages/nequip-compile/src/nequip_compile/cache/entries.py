@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nequip_core.archive.trust import is_private
+from nequip_core.digests import file_digest
 
 __all__ = ["ENTRY_NAME", "FORMAT", "Entry", "add_entry", "drop", "entries", "key_name"]
 
@@ -67,7 +68,7 @@ class Entry:
         with file.open("rb") as stream:
             if not is_private(os.fstat(stream.fileno())) or not is_private(self.path.stat()):
                 raise ValueError("others can write to it")
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = file_digest(stream)
         if found != content["sha256"]:
             raise ValueError(f"the SHA-256 of {file.name} is not the one that was kept")
         return file
@@ -127,12 +128,10 @@ def add_entry(folder: Path, key: Mapping[str, Any], made: Path, seconds: float) 
         copy = room / "entry" / made.name
         copy.parent.mkdir(mode=0o700)
         shutil.copyfile(made, copy)
-        with copy.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         content = {
             "format": FORMAT,
             "file": copy.name,
-            "sha256": digest,
+            "sha256": file_digest(copy),
             "bytes": copy.stat().st_size,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nequip_compile.source import file_digest
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.trust import consent, is_refused
+from nequip_core.digests import file_digest
 from nequip_core.doctor.toolchain import compiler_command
 from nequip_core.files import require_file
 from nequip_core.plugins import ARCHITECTURES, COMPILE_TARGETS, EXTENSIONS, MODEL_LOADERS, REBUILD

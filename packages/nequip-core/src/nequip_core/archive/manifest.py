@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import BinaryIO
 
 from nequip_core.archive.format import DIGEST, MANIFEST_MEMBER, SIGNATURES_MEMBER
 from nequip_core.archive.texts import TextError, is_integer, parse_json
+from nequip_core.digests import hash_file
 
 __all__ = [
     "UNLISTED",
@@ -24,7 +23,6 @@ UNLISTED = frozenset({MANIFEST_MEMBER, SIGNATURES_MEMBER})
 """The members that a manifest does not list: itself, and what is signed afterwards."""
 
 _MANIFEST_FORMAT = 3
-_CHUNK = 2**20
 
 
 def manifest_bytes(hashes: Mapping[str, tuple[str, int]]) -> bytes:
@@ -77,19 +75,3 @@ def identity_of(manifest: bytes) -> str:
 def hash_bytes(content: bytes) -> tuple[str, int]:
     """Return SHA-256 in hexadecimal, and size, of `content`."""
     return hashlib.sha256(content).hexdigest(), len(content)
-
-
-def hash_file(source: Path | BinaryIO) -> tuple[str, int]:
-    """Return SHA-256 in hexadecimal, and size, of a file, read in constant memory.
-
-    Args:
-        source: a path, or an open binary file, which is read from where it stands to its end.
-    """
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return hash_file(file)
-    digest, size = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size

@@ -40,10 +40,11 @@ from nequip_core.archive.json_members import (
     parse_lineage,
     parse_signatures,
 )
-from nequip_core.archive.manifest import UNLISTED, hash_file, identity_of, parse_manifest
+from nequip_core.archive.manifest import UNLISTED, identity_of, parse_manifest
 from nequip_core.archive.metadata_rules import UNDERSTOOD, metadata_fault
 from nequip_core.archive.texts import TextError, is_integer, parse_yaml
 from nequip_core.archive.upgrades import upgrade_metadata
+from nequip_core.digests import file_digest
 from nequip_core.errors import FileFormatError, MissingFileError
 from nequip_core.files import require_file, require_suffix
 
@@ -151,7 +152,7 @@ class PackageReader:
         """The identity, in hexadecimal: SHA-256 of the manifest, or of a format-1 or -2 file."""
         if self._listed is not None:
             return identity_of(self._manifest)
-        return hash_file(self.path)[0]
+        return file_digest(self.path)
 
     @property
     def architecture(self) -> dict[str, Any] | None:

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.texts import TextError
+from nequip_core.digests import file_digest
 from nequip_core.errors import (
     ConfigError,
     DownloadError,
@@ -150,7 +150,7 @@ def _download(cache: ModelCache, name: ModelName, base: str) -> Path | None:
 def _accepted(cache: ModelCache, name: ModelName, part: Path, listing: Listing, base: str) -> Path:
     """Check a complete file against what was stated of it, and keep it; else remove it."""
     try:
-        digest = hash_file(part)[0]
+        digest = file_digest(part)
         if listing.sha256 is not None and digest != listing.sha256:
             raise DownloadError(
                 f"the file of '{name}' is not the one that {base} states\n"

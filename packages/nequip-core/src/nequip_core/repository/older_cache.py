@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_core.archive.manifest import hash_file
 from nequip_core.archive.texts import TextError, parse_json
+from nequip_core.digests import file_digest
 from nequip_core.repository.names import ModelName
 
 __all__ = ["find_older"]
@@ -33,7 +33,7 @@ def find_older(folder: Path, name: ModelName) -> Path | None:
         file = path.with_name(path.name.removesuffix(_SUFFIX) + PACKAGE_SUFFIX)
         if not file.is_file():
             continue
-        digest = hash_file(file)[0]
+        digest = file_digest(file)
         if digest == recorded.get("file_sha256"):
             return file
         _LOG.warning("'%s' is not used: its SHA-256 is %s, not as recorded", file, digest)

@@ -20,6 +20,7 @@ from typing import Any
 
 import nequip_core
 import nequip_train.data
+from nequip_core.digests import file_digest
 from nequip_core.documented_names import canonical_name
 from nequip_core.files import atomic_path
 from nequip_core.instantiate import TARGET
@@ -103,7 +104,7 @@ def cache_key(
                 raise Uncacheable(f"what '{target}' does is not known here")
     key = {
         "dataset": _without_paths(dataset),
-        "files": [_digest(Path(file)) for file in files],
+        "files": [file_digest(file) for file in files],
         "loader": loader,
         "statistics": statistics,
         "kinds": dict(kinds),
@@ -145,11 +146,6 @@ def _without_paths(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [_without_paths(value) for value in config]
     return config
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache
