@@ -105,7 +105,7 @@ def test_targets_variables_and_code_are_in_the_key(compilation, monkeypatch):
     monkeypatch.setenv("NEQUIP_SKIP_AOTI_MODEL_CHECK", "1")
     keys.append(cache_key(compilation, ASE))
     monkeypatch.delenv("NEQUIP_SKIP_AOTI_MODEL_CHECK")
-    monkeypatch.setattr("nequip_compile.cache.key._source_digest", lambda name: "changed")
+    monkeypatch.setattr("nequip_compile.cache.key.source_digest", lambda name: "changed")
     keys.append(cache_key(compilation, ASE))
     assert len({key_name(key) for key in keys}) == 4
     assert {"nequip_core", "nequip_compile"} <= set(keys[0]["code"])

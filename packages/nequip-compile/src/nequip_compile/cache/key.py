@@ -7,9 +7,7 @@ compared with the eager model, and the folder of the saved model.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -21,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.trust import consent, is_refused
-from nequip_core.digests import file_digest
+from nequip_core.digests import file_digest, source_digest
+from nequip_core.distributions import installed_versions
 from nequip_core.doctor.toolchain import compiler_command
 from nequip_core.files import require_file
 from nequip_core.plugins import ARCHITECTURES, COMPILE_TARGETS, EXTENSIONS, MODEL_LOADERS, REBUILD
@@ -71,7 +70,7 @@ def cache_key(compilation: Compilation, target: CompileTarget | None) -> dict[st
         "target": None if target is None else _target(target),
         "machine": _machine(compilation.device),
         "code": _code(_ALWAYS if way == "snapshot" else (*_ALWAYS, *_INSTALLED)),
-        "libraries": _versions(),
+        "libraries": installed_versions(_LIBRARIES),
         "environment": _environment(),
     }
     return json.loads(json.dumps(key, sort_keys=True))
@@ -179,28 +178,7 @@ def _code(groups: tuple[str, ...]) -> dict[str, str]:
     for group in groups:
         for entry in importlib.metadata.entry_points(group=group):
             names.add(entry.module.partition(".")[0])
-    return {name: _source_digest(name) for name in sorted(names)}
-
-
-def _source_digest(name: str) -> str:
-    spec = importlib.util.find_spec(name)
-    digest = hashlib.sha256()
-    for root in [] if spec is None else spec.submodule_search_locations or []:
-        for file in sorted(Path(root).rglob("*.py")):
-            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    if spec is not None and not spec.submodule_search_locations and spec.origin:
-        digest.update(Path(spec.origin).read_bytes())
-    return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for name in _LIBRARIES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
+    return {name: source_digest(name) for name in sorted(names)}
 
 
 def _environment() -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -18,9 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nequip_core
-import nequip_train.data
-from nequip_core.digests import file_digest
+from nequip_core.digests import file_digest, source_digest
+from nequip_core.distributions import installed_versions
 from nequip_core.documented_names import canonical_name
 from nequip_core.files import atomic_path
 from nequip_core.instantiate import TARGET
@@ -34,8 +32,10 @@ FORMAT = 1
 
 Values = dict[str, float | dict[str, float]]
 
-# What comes from here is covered by the digest of the code.
-_OWN = ("nequip_core.", "nequip_train.data.")
+# What makes frames and their statistics.
+_CODE = ("nequip_core", "nequip_train.data")
+# What comes from here is covered by the digests of the code.
+_OWN = tuple(f"{name}." for name in _CODE)
 _LOADER = "torch.utils.data.DataLoader"
 _BACKENDS = (None, "ase", "matscipy", "torch", "vesin")
 # They read files or compute neighbours, so their versions are part of the key.
@@ -108,8 +108,8 @@ def cache_key(
         "loader": loader,
         "statistics": statistics,
         "kinds": dict(kinds),
-        "code": _code_digest(),
-        "libraries": _versions(),
+        "code": _code_digests(),
+        "libraries": installed_versions(_LIBRARIES),
     }
     try:
         return json.loads(json.dumps(key))
@@ -149,25 +149,8 @@ def _without_paths(config: Any) -> Any:
 
 
 @functools.cache
-def _code_digest() -> str:
-    """Return a digest of the source that makes frames and their statistics."""
-    roots = [Path(str(module.__file__)).parent for module in (nequip_core, nequip_train.data)]
-    digest = hashlib.sha256()
-    for root in roots:
-        for file in sorted(root.rglob("*.py")):
-            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    installed = {}
-    for name in _LIBRARIES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
+def _code_digests() -> dict[str, str]:
+    return {name: source_digest(name) for name in _CODE}
 
 
 class StatisticsCache:
