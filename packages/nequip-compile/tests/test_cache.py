@@ -208,7 +208,7 @@ def test_a_failure_is_paid_for_once_a_day(cache, compilation, failing, monkeypat
     with pytest.raises(CompileError):
         compiled_file(compilation, ASE, retry=True)
     assert len(failing.tries) == 2
-    monkeypatch.setattr(provision, "compiler_identity", lambda: "another compiler")
+    monkeypatch.setattr("nequip_compile.cxx.compiler_identity", lambda: "another compiler")
     with pytest.raises(CompileError):
         compiled_file(compilation, ASE)
     assert len(failing.tries) == 3
@@ -227,7 +227,7 @@ def test_a_full_disk_is_no_failure_to_remember(cache, compilation, failing):
 
 
 def test_no_compiler_is_said_without_trying(cache, compilation, calls, monkeypatch):
-    monkeypatch.setattr(provision, "compiler_identity", lambda: "")
+    monkeypatch.setattr("nequip_compile.cxx.compiler_identity", lambda: "")
     with pytest.raises(CompileError, match="needs a C"):
         compiled_file(compilation, ASE)
     assert calls == []

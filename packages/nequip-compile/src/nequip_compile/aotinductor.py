@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nequip_compile.cxx import require_compiler
 from nequip_compile.export import export_trace, trace_model
 from nequip_compile.preparation import (
     example_frames,
@@ -142,7 +143,7 @@ def compile_models(
     for path in outputs:
         require_output_suffix(path, AOTINDUCTOR_SUFFIX, "compiled model")
     place = available_device(device)
-    _require_compiler()
+    require_compiler()
     eager = prepared_model(model, place)
     found: dict[Path, list[FieldComparison]] = {}
     with contextlib.ExitStack() as files:
@@ -205,18 +206,6 @@ def _machine_metadata(place: torch.device) -> dict[str, str]:
     if place.type != "cpu":
         return {}
     return {CPU_FEATURES_KEY: " ".join(processor_features())}
-
-
-def _require_compiler() -> None:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception as error:
-        raise CompileError(
-            "compiling needs a C++ compiler and none works here: install g++, or name one in the "
-            "environment variable CXX"
-        ) from error
 
 
 def _compile(program: Any, path: Path, options: dict[str, Any]) -> None:

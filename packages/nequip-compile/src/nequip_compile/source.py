@@ -13,6 +13,7 @@ from nequip_core.compiled_metadata import (
 from nequip_core.digests import file_digest
 from nequip_core.saved_model import SOLE_MODEL
 
+# The latter moved to nequip_core.digests after 0.2.0.
 __all__ = ["Source", "file_digest"]
 
 

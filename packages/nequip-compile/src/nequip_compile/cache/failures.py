@@ -39,7 +39,7 @@ def raise_known(folder: Path, name: str, compiler: str) -> None:
     Args:
         folder: of the cache.
         name: of the key.
-        compiler: the C++ compiler as it is now, see `nequip_compile.cache.key.compiler_identity`.
+        compiler: the C++ compiler as it is now, see `nequip_compile.cxx.compiler_identity`.
 
     Raises:
         CompileError: it has.

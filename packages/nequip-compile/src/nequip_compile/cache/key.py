@@ -11,17 +11,16 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nequip_compile.cxx import compiler_identity
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.trust import consent, is_refused
 from nequip_core.digests import file_digest, source_digest
 from nequip_core.distributions import installed_versions
-from nequip_core.doctor.toolchain import compiler_command
 from nequip_core.files import require_file
 from nequip_core.plugins import ARCHITECTURES, COMPILE_TARGETS, EXTENSIONS, MODEL_LOADERS, REBUILD
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from nequip_compile.compilation import Compilation
     from nequip_core.compile_targets import CompileTarget
 
+# The latter moved to nequip_compile.cxx after 0.2.0.
 __all__ = ["cache_key", "compiler_identity"]
 
 # Their code makes or prepares models, whatever the file.
@@ -74,20 +74,6 @@ def cache_key(compilation: Compilation, target: CompileTarget | None) -> dict[st
         "environment": _environment(),
     }
     return json.loads(json.dumps(key, sort_keys=True))
-
-
-def compiler_identity() -> str:
-    """Return the C++ compiler's command and version, empty if there is none."""
-    command = compiler_command()
-    if not command:
-        return ""
-    try:
-        run = subprocess.run(  # noqa: S603 - the compiler that torch is going to call
-            [*command, "--version"], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return " ".join(command)
-    return " ".join([*command, *run.stdout.splitlines()[:1]])
 
 
 def _way(compilation: Compilation) -> str:

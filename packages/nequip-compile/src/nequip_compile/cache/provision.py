@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from nequip_compile.cache.entries import Entry, add_entry, drop, key_name
 from nequip_compile.cache.failures import forget, raise_known, remember
 from nequip_compile.cache.folder import UnusableCacheError, usable_folder
-from nequip_compile.cache.key import cache_key, compiler_identity
+from nequip_compile.cache.key import cache_key
 from nequip_compile.cache.lock import locked
 from nequip_compile.compilation import Compilation, compile_files
-from nequip_compile.cxx import require_modern_compiler
+from nequip_compile.cxx import require_compiler
 from nequip_compile.modes import TORCHSCRIPT
 from nequip_compile.progress import say
 from nequip_core.compiled_metadata import AOTINDUCTOR_SUFFIX, TORCHSCRIPT_SUFFIX
@@ -103,14 +103,14 @@ def compiled_file(
     """
     folder = _folder()
     if folder is None:
-        _require_compiler()
+        require_compiler()
         return _made_for_process(compilation, target)[0], False
     key = cache_key(compilation, target)
     name = key_name(key)
     found = _kept(folder, key)  # without the lock: what is there does not wait for a compiler
     if found is not None:
         return found, True
-    compiler = _require_compiler()
+    compiler = require_compiler()
     with _all_locked(folder, [key]):
         found = _kept(folder, key)
         if found is not None:
@@ -123,22 +123,6 @@ def compiled_file(
             remember(folder, name, compiler, error)
             raise
         return _keep(folder, key, made, seconds) or made, False
-
-
-def _require_compiler() -> str:
-    """Return the C++ compiler, found without importing torch's compiler stack.
-
-    Raises:
-        CompileError: there is none, or it does not work.
-    """
-    found = compiler_identity()
-    if not found:
-        raise CompileError(
-            "compiling needs a C++ compiler, and there is none: install g++, or name one in the "
-            "environment variable CXX"
-        )
-    require_modern_compiler(found)
-    return found
 
 
 def _folder() -> Path | None:
