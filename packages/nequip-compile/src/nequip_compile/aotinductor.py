@@ -7,6 +7,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from nequip_compile.shared_traces import (
 from nequip_compile.sizes import ANY_SIZES, Sizes
 from nequip_compile.source import Source
 from nequip_compile.verification import note_skipped, verify_compiled
-from nequip_compile.verify import FieldComparison, eager_references
+from nequip_compile.verify import FieldComparison, Reference, eager_references
 from nequip_core.compile_targets import CompileTarget
 from nequip_core.compiled_metadata import (
     AOTINDUCTOR_SUFFIX,
@@ -145,48 +146,95 @@ def compile_models(
     place = available_device(device)
     require_compiler()
     eager = prepared_model(model, place)
+    metadata = {**model_metadata(eager, tf32, source=source), **_machine_metadata(place)}
+    options = {**_OPTIONS, **(inductor_options or {})}
     found: dict[Path, list[FieldComparison]] = {}
     with contextlib.ExitStack() as files:
         for group in sharing_targets(list(outputs.values())):
-            whole = union_target(group)
-            base = {**model_metadata(eager, tf32, source=source), **_machine_metadata(place)}
-            with stage("evaluating the model before compilation"):
-                frames = frames_to_verify(eager, whole, place, example, bounds)
-                references = eager_references(eager, whole, frames)
-            examples = example_frames(eager, whole, place, example, bounds)
-            limits = bounds.fixed(*sizes_of(examples[0]))
-            if bounds != ANY_SIZES:
-                base[SIZES_KEY] = str(limits)
-            with stage(f"tracing for target {_quoted(whole.name)}"):
-                trace = trace_model(eager, whole, examples)
+            shared = _shared(eager, group, place, example, bounds)
             for path, target in outputs.items():
-                if target not in group:
-                    continue
-                temporary = files.enter_context(atomic_path(path))
-                with stage(f"compiling for {place}, target '{target.name}' (about a minute)"):
-                    program = export_trace(
-                        trace_for(target, trace, whole.outputs), target, examples[0], bounds
-                    )
-                    metadata = {**base, **_target_metadata(target)}
-                    _compile(
-                        program,
-                        temporary,
-                        {
-                            **_OPTIONS,
-                            **(inductor_options or {}),
-                            "aot_inductor.metadata": metadata,
-                        },
-                    )
-                    _require_sound_code(temporary)
-                if os.environ.get(SKIP_CHECK_VARIABLE) == "1":
-                    note_skipped(temporary, SKIP_CHECK_VARIABLE)
-                    found[path] = []
-                    continue
-                kept = reference_for(target, references)
-                found[path] = verify_compiled(
-                    temporary, eager, target, kept, place, not limits.hold_small_batches
-                )
+                if target in group:
+                    temporary = files.enter_context(atomic_path(path))
+                    _write(shared, target, temporary, metadata, options)
+                    found[path] = _verified(shared, target, temporary)
     return {path: found[path] for path in outputs}
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What is made once for targets with the same inputs, see `nequip_compile.shared_traces`."""
+
+    eager: torch.nn.Module
+    """The model before compilation, on `place`."""
+    whole: CompileTarget
+    """The target with every output of theirs."""
+    place: torch.device
+    """Where compiled models run."""
+    example: Frame
+    """The first of the frames that `trace` was made with."""
+    bounds: Sizes
+    """Sizes that compiled models are for."""
+    limits: Sizes
+    """The same, with the sizes of `example` where they are static."""
+    trace: torch.fx.GraphModule
+    """The trace for `whole`."""
+    references: dict[str, Reference]
+    """What `eager` gives for the outputs of `whole`, by description of the frame."""
+
+
+def _shared(
+    eager: torch.nn.Module,
+    group: list[CompileTarget],
+    place: torch.device,
+    example: Frame | None,
+    bounds: Sizes,
+) -> _Shared:
+    """Evaluate and trace a model for a group of targets."""
+    whole = union_target(group)
+    with stage("evaluating the model before compilation"):
+        examples = example_frames(eager, whole, place, example, bounds)
+        frames = frames_to_verify(eager, whole, place, example, bounds, examples)
+        references = eager_references(eager, whole, frames)
+    with stage(f"tracing for target {_quoted(whole.name)}"):
+        trace = trace_model(eager, whole, examples)
+    return _Shared(
+        eager=eager,
+        whole=whole,
+        place=place,
+        example=examples[0],
+        bounds=bounds,
+        limits=bounds.fixed(*sizes_of(examples[0])),
+        trace=trace,
+        references=references,
+    )
+
+
+def _write(
+    shared: _Shared,
+    target: CompileTarget,
+    path: Path,
+    metadata: dict[str, str],
+    options: dict[str, Any],
+) -> None:
+    """Compile the part of a trace that a target needs, and write it to `path`."""
+    stated = {**metadata, **_target_metadata(target)}
+    if shared.bounds != ANY_SIZES:
+        stated[SIZES_KEY] = str(shared.limits)
+    with stage(f"compiling for {shared.place}, target '{target.name}' (about a minute)"):
+        part = trace_for(target, shared.trace, shared.whole.outputs)
+        program = export_trace(part, target, shared.example, shared.bounds)
+        _compile(program, path, {**options, "aot_inductor.metadata": stated})
+        _require_sound_code(path)
+
+
+def _verified(shared: _Shared, target: CompileTarget, path: Path) -> list[FieldComparison]:
+    """Return the comparison of what was written with the eager model; empty if left out."""
+    if os.environ.get(SKIP_CHECK_VARIABLE) == "1":
+        note_skipped(path, SKIP_CHECK_VARIABLE)
+        return []
+    references = reference_for(target, shared.references)
+    bounded = not shared.limits.hold_small_batches
+    return verify_compiled(path, shared.eager, target, references, shared.place, bounded)
 
 
 def _quoted(names: str) -> str:

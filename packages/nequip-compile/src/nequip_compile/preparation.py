@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 
@@ -156,17 +157,27 @@ def frames_to_verify(
     device: torch.device,
     example: Frame | None = None,
     bounds: Sizes = ANY_SIZES,
+    examples: Sequence[Frame] | None = None,
 ) -> dict[str, Frame]:
     """Return frames to compare on, by description.
 
     They are those of `verify.verification_frames` that have every input and a size within `bounds`,
     the given example, and, where bounds leave few, the examples that are compiled with.
+
+    Args:
+        model: the model; its types and cutoff give the made-up frames.
+        target: prepares them.
+        device: where they go.
+        example: a frame of the user's.
+        bounds: sizes that they must have.
+        examples: what `example_frames` gives for the same; default, it is asked.
     """
     frames = verification_frames(target, model.type_names, model.r_max)  # type: ignore[arg-type]
     if example is not None:
         frames["the data file"] = prepared_within(target, example, bounds)
     if bounds != ANY_SIZES:
-        examples = example_frames(model, target, torch.device("cpu"), example, bounds)
+        if examples is None:
+            examples = example_frames(model, target, device, example, bounds)
         limits = bounds.fixed(*sizes_of(examples[0]))
         frames |= {f"example {at}": frame for at, frame in enumerate(examples, start=1)}
         frames = {title: one for title, one in frames.items() if limits.hold(*sizes_of(one))}
