@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from nequip_core.instantiate import instantiate
 
@@ -38,6 +39,33 @@ def without_cache():
 def build():
     """Builder with small defaults: ``build(num_layers=1)``; the model is in eval mode."""
     return lambda **changes: instantiate({**MODEL_CONFIG, **changes}).eval()
+
+
+class Wrapped(torch.nn.Module):
+    """A model some of whose outputs are replaced, always or once it is compiled."""
+
+    is_graph_model = True
+
+    def __init__(self, model, change, only_compiled=False):
+        super().__init__()
+        self.model, self.change, self.only_compiled = model, change, only_compiled
+        self.type_names, self.r_max = model.type_names, model.r_max
+        self.model_dtype, self.metadata = model.model_dtype, model.metadata
+
+    def forward(self, data):
+        out = self.model(data)
+        if self.only_compiled and get_proxy_mode() is None:
+            return out
+        return {**out, **self.change(out)}
+
+
+@pytest.fixture(scope="session")
+def wrapped():
+    """Maker of models that are wrong: ``wrapped(model, change, only_compiled)``.
+
+    ``change`` takes the outputs and returns those that it replaces.
+    """
+    return Wrapped
 
 
 @pytest.fixture(scope="session")

@@ -226,27 +226,14 @@ def test_data_file_is_traced_and_compared_with(checkpoint, tmp_path, capsys):
     assert "must be from 0 to 1" in capsys.readouterr().err
 
 
-class WrongForces(torch.nn.Module):
-    """A model whose forces are 1 % off once it is compiled."""
-
-    is_graph_model = True
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.type_names, self.r_max = model.type_names, model.r_max
-        self.model_dtype, self.metadata = model.model_dtype, model.metadata
-
-    def forward(self, data):
-        out = self.model(data)
-        tracing = torch.fx.experimental.proxy_tensor.get_proxy_mode() is not None
-        return {**out, "forces": out["forces"] * (1.01 if tracing else 1.0)}
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_planted_error_of_the_forces_leaves_no_file(dtype, build, tmp_path, capsys):
+def test_planted_error_of_the_forces_leaves_no_file(dtype, build, wrapped, tmp_path, capsys):
     path = tmp_path / "m.nequip.pth"
-    model = WrongForces(build(num_layers=1, model_dtype=dtype))
+    model = wrapped(
+        build(num_layers=1, model_dtype=dtype),
+        lambda out: {"forces": out["forces"] * 1.01},
+        only_compiled=True,
+    )
     with pytest.raises(CompileError, match=r"'forces' differs by"):
         compile_model(model, path)
     rows = [line for line in capsys.readouterr().err.splitlines() if line.endswith("FAILED")]

@@ -7,7 +7,6 @@ import zipfile
 
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from nequip_compile import aotinductor
 from nequip_compile.command import main
@@ -28,24 +27,6 @@ from nequip_core.compiled_metadata import (
 from nequip_core.errors import CompileError, ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-
-
-class Wrapped(torch.nn.Module):
-    """A model some of whose outputs are replaced, always or once it is compiled."""
-
-    is_graph_model = True
-
-    def __init__(self, model, change, only_compiled):
-        super().__init__()
-        self.model, self.change, self.only_compiled = model, change, only_compiled
-        self.type_names, self.r_max = model.type_names, model.r_max
-        self.model_dtype, self.metadata = model.model_dtype, model.metadata
-
-    def forward(self, data):
-        out = self.model(data)
-        if self.only_compiled and get_proxy_mode() is None:
-            return out
-        return {**out, **self.change(out)}
 
 
 def one_percent(out):
@@ -82,10 +63,10 @@ def scripts(build, tmp_path_factory):
 @pytest.mark.parametrize("change", [one_percent, one_component, one_type, turned])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_planted_error_of_one_percent_leaves_no_file(
-    change, only_compiled, dtype, build, tmp_path, capsys
+    change, only_compiled, dtype, build, wrapped, tmp_path, capsys
 ):
     # Where the model itself is wrong, the comparison with it finds nothing.
-    model = Wrapped(build(num_layers=1, model_dtype=dtype), change, only_compiled)
+    model = wrapped(build(num_layers=1, model_dtype=dtype), change, only_compiled)
     message = "does not reproduce" if only_compiled else "So does the model before compilation"
     with pytest.raises(CompileError, match=message):
         compile_model(model, tmp_path / "m.nequip.pth")
@@ -273,11 +254,13 @@ def test_other_sources_are_found_out(checkpoint, scripts, tmp_path, capsys):
         assert "Traceback" not in error
 
 
-def test_file_that_contradicts_itself_is_found_out_later(build, tmp_path, monkeypatch, capsys):
+def test_file_that_contradicts_itself_is_found_out_later(
+    build, wrapped, tmp_path, monkeypatch, capsys
+):
     path = tmp_path / "m.nequip.pth"
     with monkeypatch.context() as without_checks:
         without_checks.setattr("nequip_compile.torchscript.verify_compiled", lambda path, *rest: [])
-        compile_model(Wrapped(build(num_layers=1), turned, False), path)
+        compile_model(wrapped(build(num_layers=1), turned, False), path)
     assert main(["verify", str(path)]) == 1
     printed = capsys.readouterr()
     assert "DOES NOT HOLD" in printed.out
