@@ -41,6 +41,7 @@ from nequip_core.opened import OpenedModel, open_eagerly, opened_compiled
 from nequip_core.origin import Origin, compile_command
 from nequip_core.plugins import COMPILERS, load_plugin, plugin_names
 from nequip_core.saved_model import SOLE_MODEL, local_file
+from nequip_core.user_settings import says_off
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +148,7 @@ def _why_not(may_compile: bool) -> str | None:
 
 
 def _switched_off() -> bool:
-    return os.environ.get(COMPILE_VARIABLE, "").strip().lower() in ("off", "0", "no", "false")
+    return says_off(os.environ.get(COMPILE_VARIABLE, ""))
 
 
 def _open_compiled_here(request: CompileRequest, source: Any) -> OpenedModel:

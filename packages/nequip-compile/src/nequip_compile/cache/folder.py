@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 from nequip_core.archive.trust import is_private
+from nequip_core.user_settings import cache_or_none
 
 __all__ = ["CACHE_VARIABLE", "UnusableCacheError", "cache_folder", "usable_folder"]
 
 CACHE_VARIABLE = "NEQUIP_COMPILE_CACHE"
 """Environment variable: the folder, or ``off``."""
-
-_OFF = ("", "0", "false", "no", "off")
 
 
 class UnusableCacheError(Exception):
@@ -25,15 +24,7 @@ def cache_folder() -> Path | None:
     It is what the environment variable ``NEQUIP_COMPILE_CACHE`` says (``off`` for none), or
     ``nequip/compiled`` in the user's cache folder. It need not exist.
     """
-    given = os.environ.get(CACHE_VARIABLE)
-    if given is not None:
-        return None if given.strip().casefold() in _OFF else Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "nequip" / "compiled"
-    except RuntimeError:
-        # A user without a home, as in some containers.
-        return None
+    return cache_or_none(CACHE_VARIABLE, "compiled")
 
 
 def usable_folder() -> Path | None:

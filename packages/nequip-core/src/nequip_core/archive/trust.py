@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nequip_core.archive.format import DIGEST
 from nequip_core.errors import ConfigError
+from nequip_core.user_settings import user_data
 
 __all__ = [
     "TRUST_VARIABLE",
@@ -137,10 +138,7 @@ def _environment_consents() -> bool:
 
 
 def _path() -> Path:
-    base = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification: relative paths are invalid and are ignored.
-    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share"
-    return folder / "nequip" / "built-packages"
+    return user_data() / "built-packages"
 
 
 def _known() -> set[str]:

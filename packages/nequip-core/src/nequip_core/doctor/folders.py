@@ -11,12 +11,12 @@ from pathlib import Path
 
 from nequip_core.archive.trust import _path, is_private
 from nequip_core.doctor.findings import BROKEN, INFO, OK, WARNING, Finding
+from nequip_core.user_settings import cache_or_none, user_caches
 
 __all__ = ["look_at_folders"]
 
 _MOST_FILES = 20_000  # a cache on a network file system must not hold up the report
 _COMPILED = "compiled models"
-_OFF = ("", "0", "false", "no", "off")
 
 
 def look_at_folders() -> list[Finding]:
@@ -27,20 +27,17 @@ def look_at_folders() -> list[Finding]:
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    yield "caches of the layers", cache / "nequip"
-    compiled = os.environ.get("NEQUIP_COMPILE_CACHE")
-    if compiled is None:
-        yield _COMPILED, cache / "nequip" / "compiled"
-    elif compiled.strip().casefold() not in _OFF:
-        yield _COMPILED, Path(compiled).expanduser()
-    statistics = os.environ.get("NEQUIP_STATISTICS_CACHE", "")
-    if statistics.strip().casefold() not in _OFF:
-        yield "statistics of data sets", Path(statistics).expanduser()
+    yield "caches of the layers", user_caches()
+    compiled = cache_or_none("NEQUIP_COMPILE_CACHE", "compiled")
+    if compiled is not None:
+        yield _COMPILED, compiled
+    statistics = cache_or_none("NEQUIP_STATISTICS_CACHE", "statistics")
+    if statistics is not None and "NEQUIP_STATISTICS_CACHE" in os.environ:
+        yield "statistics of data sets", statistics
     models = os.environ.get("NEQUIP_CACHE_DIR")
     yield "models (implementation nequip)", Path(models or Path.home() / ".nequip").expanduser()
     yield "torch: compiled code", _inductor_folder()
-    yield "torch: built extensions", _extensions_folder(cache)
+    yield "torch: built extensions", _extensions_folder()
     yield "temporary files", Path(tempfile.gettempdir())
 
 
@@ -52,9 +49,11 @@ def _inductor_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"torchinductor_{user}"
 
 
-def _extensions_folder(cache: Path) -> Path:
+def _extensions_folder() -> Path:
     given = os.environ.get("TORCH_EXTENSIONS_DIR")
-    return Path(given) if given else cache / "torch_extensions"
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
 
 
 def _look_at_trusted() -> Finding:
@@ -126,7 +125,6 @@ def _free(path: Path) -> str:
 
 def _locks() -> Iterator[Finding]:
     """Yield the locks of builds of extensions: a build that died leaves one, and others wait."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for lock in sorted(_extensions_folder(cache).glob("*/*/lock"))[:8]:
+    for lock in sorted(_extensions_folder().glob("*/*/lock"))[:8]:
         advice = f"if no build is running: rm {lock}"
         yield Finding("torch: built extensions", WARNING, f"{lock}: whoever needs it waits", advice)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nequip_core.doctor.findings import BROKEN, INFO, OK, WARNING, Finding
 from nequip_core.errors import closest
+from nequip_core.user_settings import says_off
 
 __all__ = ["VARIABLES", "Variable", "look_at_variables"]
 
@@ -54,7 +55,7 @@ def _packageability(text: str) -> str:
 
 
 def _folder(text: str) -> str:
-    if text.strip().casefold() in ("", "0", "false", "no", "off"):
+    if not text.strip() or says_off(text):
         return ""
     path = Path(text).expanduser()
     return f"'{path}' is not a folder" if path.exists() and not path.is_dir() else ""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-import os
 from pathlib import Path
 
 from nequip_core.archive.trust import is_private
 from nequip_core.errors import ConfigError
 from nequip_core.files import atomic_path
+from nequip_core.user_settings import user_data
 
 __all__ = ["accept_key", "accepted_keys", "forget_key"]
 
@@ -77,10 +77,7 @@ def _write(keys: dict[str, str]) -> None:
 
 
 def _path() -> Path:
-    base = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification: relative paths are invalid and are ignored.
-    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share"
-    return folder / "nequip" / "accepted-keys"
+    return user_data() / "accepted-keys"
 
 
 def _is_key(text: str) -> bool:

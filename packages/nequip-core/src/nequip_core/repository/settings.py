@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nequip_core.errors import ConfigError
+from nequip_core.user_settings import user_caches
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -72,10 +73,7 @@ def cache_folder() -> Path:
     given = os.environ.get(CACHE_VARIABLE, "")
     if given:
         return Path(given).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: relative paths are invalid and are ignored.
-    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return folder / "nequip" / "models"
+    return user_caches() / "models"
 
 
 def older_folders() -> list[Path]:

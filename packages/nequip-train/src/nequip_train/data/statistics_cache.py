@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +21,12 @@ from nequip_core.distributions import installed_versions
 from nequip_core.documented_names import canonical_name
 from nequip_core.files import atomic_path
 from nequip_core.instantiate import TARGET
+from nequip_core.user_settings import cache_or_none
 
 __all__ = ["CACHE_VARIABLE", "StatisticsCache", "Uncacheable", "cache_folder", "cache_key"]
 
 _LOG = logging.getLogger(__name__)
 CACHE_VARIABLE = "NEQUIP_STATISTICS_CACHE"
-_OFF = ("", "0", "false", "no", "off")
 FORMAT = 1
 
 Values = dict[str, float | dict[str, float]]
@@ -64,15 +63,7 @@ def cache_folder() -> Path | None:
     It is what the environment variable ``NEQUIP_STATISTICS_CACHE`` says (``off`` for none), or
     ``nequip/statistics`` in the user's cache folder.
     """
-    given = os.environ.get(CACHE_VARIABLE)
-    if given is not None:
-        return None if given.strip().casefold() in _OFF else Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "nequip" / "statistics"
-    except RuntimeError:
-        # A user without a home, as in some containers.
-        return None
+    return cache_or_none(CACHE_VARIABLE, "statistics")
 
 
 def cache_key(
