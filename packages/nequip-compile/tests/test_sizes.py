@@ -6,7 +6,7 @@ import torch
 from nequip_compile.command import main
 from nequip_compile.export import dynamic_shapes, export_trace, trace_model
 from nequip_compile.preparation import example_frames, frames_to_verify, sizes_of
-from nequip_compile.sizes import ANY_SIZES, Size, Sizes, size_from_text
+from nequip_compile.sizes import ANY_SIZES, Size, Sizes, size_from_text, sizes_of_file
 from nequip_core.compile_targets import ASE, BATCH
 from nequip_core.compiled import _require_sizes
 from nequip_core.compiled_metadata import require_compiled_metadata
@@ -74,6 +74,12 @@ def test_static_sizes_are_those_of_the_example(build):
 
 def _symbolic(shape):
     return any(not isinstance(size, int) for size in shape)
+
+
+def test_sizes_of_a_file_are_those_that_were_written():
+    for sizes in (ANY_SIZES, Sizes(Size(1, 1), Size(17, 17), Size(2, 900))):
+        assert sizes_of_file({"nequip_sizes": str(sizes)}) == sizes
+    assert sizes_of_file({}) == ANY_SIZES
 
 
 def test_calls_of_other_sizes_are_refused(tmp_path):

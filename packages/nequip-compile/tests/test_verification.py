@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 
-from nequip_compile import aotinductor
+from nequip_compile import aotinductor, reverification
 from nequip_compile.command import main
 from nequip_compile.command_verify import source_of
 from nequip_compile.preparation import frames_to_verify, prepared_model
@@ -78,8 +78,8 @@ def test_planted_error_of_one_percent_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_planted_error_of_one_percent_is_found_in_native_code_too(build, tmp_path, capsys):
-    model = Wrapped(build(num_layers=1, l_max=0), one_percent, only_compiled=True)
+def test_planted_error_of_one_percent_is_found_in_native_code_too(build, wrapped, tmp_path, capsys):
+    model = wrapped(build(num_layers=1, l_max=0), one_percent, True)
     with pytest.raises(CompileError, match="does not reproduce"):
         aotinductor.compile_model(model, tmp_path / "m.nequip.pt2", ASE)
     lines = capsys.readouterr().err.splitlines()
@@ -235,6 +235,22 @@ def test_file_is_compared_again_with_its_source(checkpoint, tmp_path, capsys):
     assert report["not_compared"] == ""
     assert report["fields"]["forces"]["max_error"] <= report["fields"]["forces"]["allowed"]
     assert set(report["physics"]["checks"]) >= {"forces", "stress"}
+
+
+def test_file_for_some_sizes_is_verified_on_those(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "bounded.nequip.pth"
+    assert main([str(checkpoint), str(path), "--mode", "torchscript"]) == 0
+    loaded = load_compiled_model(path)
+    loaded.metadata["nequip_sizes"] = "2,inf 12,100 2,inf"
+    monkeypatch.setattr(reverification, "load_compiled_model", lambda *_: loaded)
+    found, report = verify_again(path, checkpoint)
+    assert found.passed
+    assert found.comparisons
+    assert "example 1" in report["frames"]
+    assert "single atom" not in report["frames"]
+    assert report["physics"]["not_checked"] == {
+        "forces": "the file was compiled for some sizes only"
+    }
 
 
 def test_other_sources_are_found_out(checkpoint, scripts, tmp_path, capsys):

@@ -233,8 +233,7 @@ def _verified(shared: _Shared, target: CompileTarget, path: Path) -> list[FieldC
         note_skipped(path, SKIP_CHECK_VARIABLE)
         return []
     references = reference_for(target, shared.references)
-    bounded = not shared.limits.hold_small_batches
-    return verify_compiled(path, shared.eager, target, references, shared.place, bounded)
+    return verify_compiled(path, shared.eager, target, references, shared.place)
 
 
 def _quoted(names: str) -> str:

@@ -42,6 +42,7 @@ def main(words: Sequence[str]) -> int:
         "beside it, if it is the same)",
     )
     parser.add_argument("--device", help="where to run (default: where it was compiled for)")
+    parser.add_argument("--data-path", help="data to compare on, as that of `nequip-compile`")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
         "--trust-code",
@@ -83,7 +84,9 @@ def _verify(options: argparse.Namespace) -> None:
     from nequip_compile.reverification import verify_again
     from nequip_compile.verify import require_agreement
 
-    found, report = verify_again(path, source, device, options.trust_code or None)
+    found, report = verify_again(
+        path, source, device, options.trust_code or None, options.data_path
+    )
     _print(found, report, reason, options.json)
     require_agreement(found.comparisons)
     require_physics(found.physics)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from nequip_compile.example_data import load_example
 from nequip_compile.modified import modified_model
 from nequip_compile.preparation import frames_to_verify, prepared_model
 from nequip_compile.progress import stage
 from nequip_compile.report import verification_report
+from nequip_compile.sizes import sizes_of_file
 from nequip_compile.verification import Verification, physics_of, running, uses_tf32
 from nequip_compile.verify import FieldComparison, Reference, compare_models, eager_references
 from nequip_core.compile_targets import CompileTarget, custom_target
@@ -33,6 +35,7 @@ def verify_again(
     source: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     trust_code: bool | None = None,
+    data_path: str | os.PathLike[str] | None = None,
 ) -> tuple[Verification, dict[str, Any]]:
     """Return what holds of a compiled file on this machine, and the report as plain data.
 
@@ -43,6 +46,7 @@ def verify_again(
         source: the saved model it was compiled from; None: it is not compared with.
         device: where to run.
         trust_code: consent to run code that `source` carries.
+        data_path: a frame to compare on, besides made-up ones, see `nequip_compile.example_data`.
 
     Raises:
         MissingFileError: a file is not there.
@@ -57,7 +61,11 @@ def verify_again(
     if source is not None:
         with stage(f"evaluating {source}"):
             eager = _eager(compiled, source, trust_code)
-            frames = frames_to_verify(eager, target, compiled.device)
+            example = None
+            if data_path is not None:
+                example = load_example(Path(data_path), compiled.type_names, compiled.r_max)
+            sizes = sizes_of_file(compiled.metadata)
+            frames = frames_to_verify(eager, target, compiled.device, example, sizes)
             frames = {
                 title: frame
                 for title, frame in frames.items()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nequip_core.compiled_metadata import SIZES_KEY
 from nequip_core.errors import ConfigError
 
-__all__ = ["ANY_SIZES", "STATIC", "Size", "Sizes", "size_from_text"]
+__all__ = ["ANY_SIZES", "STATIC", "Size", "Sizes", "size_from_text", "sizes_of_file"]
 
 STATIC = "static"
 # Export takes 0 and 1 for constants. Compiled models take them nevertheless: with the smallest
@@ -86,3 +88,10 @@ def size_from_text(text: str) -> Size:
     if most < max(least, _SMALLEST):
         raise ConfigError(f"max must be at least min and {_SMALLEST}, got '{text}'")
     return Size(least, most)
+
+
+def sizes_of_file(metadata: Mapping[str, str]) -> Sizes:
+    """Return the sizes that a compiled file is for, by its metadata; any, if they name none."""
+    stated = metadata.get(SIZES_KEY, "").split()
+    pairs = [one.split(",") for one in stated]
+    return Sizes(*(Size(int(least), float(most)) for least, most in pairs))

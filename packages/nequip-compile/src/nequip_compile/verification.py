@@ -12,6 +12,7 @@ import torch
 from nequip_compile.physics import Physics, check_physics, require_physics
 from nequip_compile.progress import say, stage
 from nequip_compile.report import add_report, verification_report, verification_table
+from nequip_compile.sizes import sizes_of_file
 from nequip_compile.structures import small_structures
 from nequip_compile.verify import (
     FieldComparison,
@@ -56,7 +57,6 @@ def verify_compiled(
     target: CompileTarget,
     references: Mapping[str, Reference],
     device: torch.device,
-    bounded: bool = False,
 ) -> list[FieldComparison]:
     """Verify a file that was just compiled, and write the report into it.
 
@@ -68,7 +68,6 @@ def verify_compiled(
         target: fields that the file takes and returns.
         references: what `eager` gives, see `nequip_compile.verify.eager_references`.
         device: where to run.
-        bounded: the file takes some sizes only, so that no small frames can be differentiated.
 
     Returns:
         The comparison with the eager model for each output field.
@@ -82,8 +81,7 @@ def verify_compiled(
         dtype, tf32 = compiled.model_dtype, uses_tf32(compiled)
         comparisons = compare_models(running(compiled), references, dtype, tf32)
     with stage("comparing forces and stress with finite differences of its energy"):
-        physics = _OF_SOME_SIZES if bounded else physics_of(compiled, target)
-        found = Verification(physics, comparisons)
+        found = Verification(physics_of(compiled, target), comparisons)
     say(verification_table(comparisons, found.physics))
     require_agreement(comparisons)
     require_physics(found.physics, "" if found.passed else _blame(eager, target, device))
@@ -127,9 +125,12 @@ def running(compiled: CompiledModel) -> Callable[[Frame], Frame]:
 def physics_of(compiled: CompiledModel, target: CompileTarget) -> Physics:
     """Return what holds of a compiled model by itself.
 
+    Nothing is said of a file for some sizes only that leave out the small frames of this check.
     TF32 is off meanwhile: its rounding, a thousandth, hides errors of a hundredth in finite
     differences. How far TF32 changes the outputs is for the comparison with the eager model.
     """
+    if not sizes_of_file(compiled.metadata).hold_small_batches:
+        return _OF_SOME_SIZES
     precise = copy.copy(compiled)
     precise.allow_tf32 = False
     frames = small_structures(compiled.type_names, compiled.r_max)
