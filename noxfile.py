@@ -55,7 +55,7 @@ SDIST_TOOLS = ("setuptools>=70.1",)
 TEST_TOOLS = ("pytest>=8.2",)
 # Optional libraries whose use the suites test.
 OPTIONAL_LIBRARIES = (
-    "matscipy>=1.1",
+    "matscipy>=1.3",
     "cryptography>=42",
     "filelock>=3.12",
     "requests>=2.32",

@@ -266,6 +266,18 @@ def test_an_unknown_backend_is_named_with_the_known_ones():
         compute_neighborlist_(lone(), 2.0, backend="alchemiops")
 
 
+def test_matscipy_that_gives_wrong_shifts_is_refused(monkeypatch):
+    # 1.2.0 and older: atoms hundreds of cells outside of theirs get shifts off by hundreds.
+    from nequip_core.neighbors import numpy_backends
+
+    pytest.importorskip("matscipy")
+    monkeypatch.setattr(numpy_backends, "distribution_version", lambda name: "1.2.0")
+    numpy_backends._require_right_matscipy.cache_clear()
+    frame = synthetic_frame(["Cu", "Au"], 4.0)
+    with pytest.raises(MissingDependencyError, match=r"needs matscipy 1\.3 or newer, this is 1\.2\.0"):
+        compute_neighborlist_(frame, 4.0, "matscipy")
+
+
 @pytest.mark.parametrize("name", ["matscipy", "ase", "vesin"])
 def test_backend_without_its_library_says_what_to_install(name, monkeypatch):
     for module in (name, "matscipy.neighbours", "ase.neighborlist"):

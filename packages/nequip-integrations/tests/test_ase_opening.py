@@ -340,7 +340,7 @@ def test_two_compiled_models_of_one_process_do_not_touch_each_other(
         matmul = torch.backends.cuda.matmul
         return (
             torch.get_default_dtype(),
-            matmul.fp32_precision,
+            getattr(matmul, "fp32_precision", None) or matmul.allow_tf32,
             torch.get_num_threads(),
             torch.is_grad_enabled(),
             torch.get_rng_state().tolist(),

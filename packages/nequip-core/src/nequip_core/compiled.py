@@ -296,13 +296,16 @@ def load_compiled_model(
 
 def _native_loader(path: Path, device: torch.device) -> Any:
     import torch
+    from packaging.version import Version
 
     index = -1 if device.index is None else device.index
+    # Number of runners and device came with torch 2.8.
+    place = () if Version(torch.__version__) < Version("2.8") else (1, index)
     try:
         # What torch._inductor.aoti_load_package ends in. Called directly because the way there
         # imports the compiler stack and probes for a C++ compiler, for a comparison of processor
         # features that require_fit has made already.
-        return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+        return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, *place)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileFormatError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from packaging.version import Version
 
+from nequip_core.distributions import distribution_version
 from nequip_core.errors import MissingDependencyError
 from nequip_core.fields import EDGE_CELL_SHIFT_KEY, EDGE_INDEX_KEY, NUM_NODES_KEY, POSITIONS_KEY
 from nequip_core.frames import Frame
@@ -51,10 +54,27 @@ def matscipy_neighbors(
     with _library("matscipy"):
         from matscipy.neighbours import neighbour_list
 
+    _require_right_matscipy()
     centre, neighbour, shifts = neighbour_list(
         "ijS", cutoff=r_max, positions=positions, cell=cell, pbc=pbc
     )
     return np.stack([centre, neighbour]).astype(np.int64, copy=False), shifts
+
+
+@functools.cache
+def _require_right_matscipy() -> None:
+    """Check that matscipy is 1.3 or newer.
+
+    Raises:
+        MissingDependencyError: it is older.
+    """
+    version = distribution_version("matscipy")
+    if version is not None and Version(version) < Version("1.3"):
+        raise MissingDependencyError(
+            f"the neighbor-list backend 'matscipy' needs matscipy 1.3 or newer, this is {version}, "
+            "which gives wrong shifts for atoms far outside of their cell: "
+            "pip install 'matscipy>=1.3', or choose the backend 'vesin'"
+        )
 
 
 def ase_neighbors(
