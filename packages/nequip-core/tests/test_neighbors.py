@@ -274,7 +274,7 @@ def test_matscipy_that_gives_wrong_shifts_is_refused(monkeypatch):
     monkeypatch.setattr(numpy_backends, "distribution_version", lambda name: "1.2.0")
     numpy_backends._require_right_matscipy.cache_clear()
     frame = synthetic_frame(["Cu", "Au"], 4.0)
-    with pytest.raises(MissingDependencyError, match=r"needs matscipy 1\.3 or newer, this is 1\.2\.0"):
+    with pytest.raises(MissingDependencyError, match=r"needs matscipy 1\.3 .*, this is 1\.2\.0"):
         compute_neighborlist_(frame, 4.0, "matscipy")
 
 
