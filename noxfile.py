@@ -30,12 +30,16 @@ CONSTRAINTS = ("-c", "tools/constraints/torch-2.13.0.txt")
 DISTRIBUTIONS = (
     "nequip-core",
     "nequip-model",
+    "nequip-allegro",
     "nequip-train",
     "nequip-package",
     "nequip-compile",
     "nequip-integrations",
     "nequip",
 )
+
+# Where it is not the name of the distribution with underscores.
+IMPORT_NAMES = {"nequip-allegro": "allegro"}
 
 # Name of a suite -> its folder. Each runs in a process of its own, because torch keeps global state
 # (default dtype, compiler caches, thread counts) that one suite could leave behind for the next.
@@ -99,6 +103,11 @@ def folders(*names: str) -> list[str]:
     return [f"./packages/{name}" for name in names]
 
 
+def import_name(distribution: str) -> str:
+    """Return the name that a distribution is imported by."""
+    return IMPORT_NAMES.get(distribution, distribution.replace("-", "_"))
+
+
 def workspace_fingerprint() -> str:
     """Return a digest of everything that decides what the shared environment holds."""
     files = [ROOT / "noxfile.py", *sorted((ROOT / "packages").glob("*/pyproject.toml"))]
@@ -153,7 +162,7 @@ def lint(session: nox.Session) -> None:
     run_in_workspace(session, "-m", "ruff", "format", "--check", ".")
     sources = [f"packages/{name}/src" for name in DISTRIBUTIONS]
     session.env["MYPYPATH"] = os.pathsep.join(str(ROOT / source) for source in sources)
-    packages = [part for name in DISTRIBUTIONS for part in ("-p", name.replace("-", "_"))]
+    packages = [part for name in DISTRIBUTIONS for part in ("-p", import_name(name))]
     run_in_workspace(session, "-m", "mypy", *packages)
 
 
@@ -218,7 +227,9 @@ def reference_versions(session: nox.Session, version: str) -> None:
 def extension(session: nox.Session) -> None:
     """Run an extension package as published, and the template of one, on our layers and facade."""
     session.install(*CONSTRAINTS, *SDIST_TOOLS, *BUILD_BACKEND)
-    session.install(*CONSTRAINTS, "--no-build-isolation", *TEST_TOOLS, *folders(*DISTRIBUTIONS))
+    published = EXTENSION.partition("==")[0]  # not ours, which has the same name
+    layers = folders(*(name for name in DISTRIBUTIONS if name != published))
+    session.install(*CONSTRAINTS, "--no-build-isolation", *TEST_TOOLS, *layers)
     session.install("--no-deps", EXTENSION)
     session.run("pytest", "-c", "pyproject.toml", "tests/extension", *session.posargs)
 
@@ -316,5 +327,5 @@ def build(session: nox.Session) -> None:
     needed = (*CONSTRAINTS, *wheels, *TEST_TOOLS)
     session.run(python, "-m", "pip", "install", "-q", *needed, external=True)
     for name in DISTRIBUTIONS:
-        module = name.replace("-", "_")
+        module = import_name(name)
         session.run(python, "-I", "-c", IMPORT_ALL.format(module=module), external=True)

@@ -17,6 +17,8 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from import_names import import_name
+
 ROOT = Path(__file__).parents[1]
 SDIST_FILES = ("LICENSE", "README.md", "CHANGELOG.md", "PKG-INFO", "pyproject.toml")
 
@@ -61,11 +63,11 @@ def find_problems(folder: Path, distributions: Sequence[str] = ()) -> list[str]:
     every = sorted(file.parent.name for file in (ROOT / "packages").glob("*/pyproject.toml"))
     problems: list[str] = []
     for distribution in distributions or every:
-        module = distribution.replace("-", "_")
-        wheels = list(folder.glob(f"{module}-[0-9]*.whl"))
-        sdists = list(folder.glob(f"{module}-[0-9]*.tar.gz"))
+        stem, module = distribution.replace("-", "_"), import_name(distribution)
+        wheels = list(folder.glob(f"{stem}-[0-9]*.whl"))
+        sdists = list(folder.glob(f"{stem}-[0-9]*.tar.gz"))
         if len(wheels) != 1 or len(sdists) != 1:
-            problems.append(f"{folder}: {len(wheels)} wheels and {len(sdists)} sdists of {module}")
+            problems.append(f"{folder}: {len(wheels)} wheels and {len(sdists)} sdists of {stem}")
             continue
         problems += check_wheel(wheels[0], module)
         problems += check_sdist(sdists[0], module)

@@ -19,12 +19,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # Import name -> distribution, where the two differ in more than hyphens.
-DISTRIBUTION_OF = {"functorch": "torch", "hydra": "hydra-core", "yaml": "pyyaml"}
+DISTRIBUTION_OF = {
+    "allegro": "nequip-allegro",
+    "functorch": "torch",
+    "hydra": "hydra-core",
+    "yaml": "pyyaml",
+}
 
 # Distribution -> the layers it may import. The star: every arrow ends in core.
 ARROWS = {
     "nequip-core": set(),
     "nequip-model": {"nequip-core"},
+    "nequip-allegro": {"nequip-core", "nequip-model"},
     "nequip-train": {"nequip-core", "nequip-model"},
     "nequip-package": {"nequip-core"},
     "nequip-compile": {"nequip-core"},

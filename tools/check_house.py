@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from import_names import import_name
+
 FILE_LINES = 600
 FUNCTION_LINES = 80
 NOXFILE_LINES = 350
@@ -117,7 +119,7 @@ def check_distribution(folder: Path, root: Path) -> Iterator[str]:
     license_file, ours = folder / "LICENSE", root / "LICENSE"
     if license_file.is_file() and license_file.read_bytes() != ours.read_bytes():
         yield f"{where}/LICENSE: differs from the one at the root; copy it again"
-    module = folder / "src" / folder.name.replace("-", "_")
+    module = folder / "src" / import_name(folder.name)
     for name in MODULE_FILES:
         if not (module / name).is_file():
             yield f"{module.relative_to(root)}: no {name}; every distribution has one"

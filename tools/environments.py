@@ -18,6 +18,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from import_names import import_name
 from released_wheels import ROOT, released_wheel, releases
 
 DATA = ROOT / "tools" / "environments.toml"
@@ -286,7 +287,7 @@ def expected_versions(environment: Environment) -> list[str]:
 
 def version_file(distribution: str) -> str:
     """Return the text that holds the version of a distribution of the tree."""
-    module = distribution.replace("-", "_")
+    module = import_name(distribution)
     return (ROOT / "packages" / distribution / "src" / module / "_version.py").read_text()
 
 

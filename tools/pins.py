@@ -24,7 +24,8 @@ from released_wheels import ROOT, released_versions
 
 TOYS = ROOT / "tests" / "compat" / "downstream"
 GOLDEN = ROOT / "tests" / "golden" / "format2-nequip-0.1.0" / "model.nequip.zip"
-LAYERS = tuple(bare(name) for name in DISTRIBUTIONS)
+# The matrix has no extension packages.
+LAYERS = (*(bare(name) for name in DISTRIBUTIONS), "nequip-allegro")
 TEST_TOOLS = ("pytest>=8.2",)
 # Layers that the tests of a distribution use and it does not need: they are there for what can run
 # beside the lower ends, at lower ends of their own. nequip-compile cannot, it needs a newer torch.

@@ -20,6 +20,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from import_names import import_name
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 from released_wheels import RECORD, ROOT, released_versions, releases
@@ -46,7 +47,7 @@ def run(*command: str, cwd: Path = ROOT) -> str:
 
 def version_file(root: Path, distribution: str) -> Path:
     """Return the file that holds the one literal of the version."""
-    module = distribution.replace("-", "_")
+    module = import_name(distribution)
     return root / "packages" / distribution / "src" / module / "_version.py"
 
 
@@ -144,7 +145,7 @@ def build_and_import(tree: Path, distribution: str, version: str, scratch: Path)
     install = (python, "-m", "pip", "install", "-q", "-c", str(CONSTRAINTS))
     wanted = f"{built}{EXTRAS.get(distribution, '')}"
     run(*install, "--find-links", str(others), wanted, "setuptools>=70.1")
-    module = distribution.replace("-", "_")
+    module = import_name(distribution)
     run(python, "-I", "-c", IMPORT_ALL.format(module=module, version=version), cwd=scratch)
 
 

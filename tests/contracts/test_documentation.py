@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("packages/*/*.md")]
 )
-LAYERS = tuple(path.parent.name.replace("-", "_") for path in ROOT.glob("packages/*/README.md"))
+LAYERS = tuple(path.parent.name for path in ROOT.glob("packages/*/src/*/_version.py"))
 
 
 def name(document: Path) -> str:

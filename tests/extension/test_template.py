@@ -82,6 +82,18 @@ def test_own_modifier_is_found_by_its_name(model: Any, frame: Any) -> None:
     torch.testing.assert_close(model(dict(frame))["forces"], 2.0 * before)
 
 
+def test_cutoffs_of_type_pairs_are_stated_and_shorten_the_interaction(frame: Any) -> None:
+    arguments = {key: value for key, value in CONFIG.items() if key != "_target_"}
+    cutoffs = {"H": 1e-3, "C": 1e-3, "O": {"H": 1e-3, "C": 1e-3}}
+    arguments |= {"per_edge_type_cutoff": cutoffs, "model_dtype": "float64"}
+    model = TemplateModel(**arguments).eval()
+    assert model.metadata["per_edge_type_cutoff"].split()[-1] == "4.0"
+    forces = model(dict(frame))["forces"]
+    oxygen = frame["atom_types"].reshape(-1) == 2
+    assert not forces[~oxygen].any()
+    assert forces[oxygen].abs().max() > 0.0
+
+
 def test_description_builds_the_same_model_again(model: Any, frame: Any) -> None:
     again = build_described(model.description).eval()
     assert torch.equal(again(dict(frame))["forces"], model(dict(frame))["forces"])

@@ -25,7 +25,6 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reference's own
         from allegro.model import AllegroModel
-
         from nequip.utils.global_state import set_global_state
 
         set_global_state()

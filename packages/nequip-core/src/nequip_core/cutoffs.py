@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "PartialCutoffs",
     "cutoff_fulldict_to_tensor",
     "cutoff_partialdict_to_fulldict",
     "cutoff_partialdict_to_str",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 PartialCutoffs = Mapping[str, float | Mapping[str, float]]
+"""The dictionary of a config, for the annotation of a builder's ``per_edge_type_cutoff``."""
 FullCutoffs = Mapping[str, Mapping[str, float]]
 
 

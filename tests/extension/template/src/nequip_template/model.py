@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from nequip_core.cutoffs import PartialCutoffs
 from nequip_core.fields import PER_ATOM_ENERGY_KEY, TOTAL_ENERGY_KEY
 from nequip_model.builder import model_builder
 from nequip_model.graph_modules.atomwise import AtomwiseReduce, PerTypeScaleShift
@@ -30,10 +31,13 @@ def TemplateModel(
     r_max: float,
     num_bessels: int = 8,
     width: int = 16,
+    per_edge_type_cutoff: PartialCutoffs | None = None,
     per_type_energy_shifts: float | Mapping[str, float] | None = None,
 ) -> torch.nn.Module:
     """Build the model; `model_builder` adds ``seed`` and ``model_dtype``."""
-    lengths = EdgeLengthNormalizer(r_max, type_names, irreps_in={TEMPERATURE_KEY: "1x0e"})
+    lengths = EdgeLengthNormalizer(
+        r_max, type_names, per_edge_type_cutoff, irreps_in={TEMPERATURE_KEY: "1x0e"}
+    )
     basis = BesselEdgeLengthEncoding(PolynomialCutoff(6), num_bessels, irreps_in=lengths.irreps_out)
     types = NodeTypeEmbed(type_names, width, irreps_in=basis.irreps_out)
     energy = PairEnergy(width, irreps_in=types.irreps_out)
