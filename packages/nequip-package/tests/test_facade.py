@@ -22,6 +22,7 @@ from nequip_package.facade import bake, walk_models
 from nequip_package.pickled_modules import pickled_modules
 from nequip_package.rules import collect_rules
 
+pytest.importorskip("nequip", reason="the documented names are in a distribution above this one")
 Make = Callable[[str], ModuleType]
 # Imports a model where neither the model code nor the facade can be.
 LOAD_ALONE = """
