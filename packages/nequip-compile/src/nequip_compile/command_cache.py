@@ -13,6 +13,7 @@ from nequip_compile.cache.folder import CACHE_VARIABLE, cache_folder
 from nequip_compile.cache.maintenance import Pruning, damaged, listing, prune
 from nequip_core.command_line import run_command
 from nequip_core.errors import FileFormatError
+from nequip_core.terminal import visible
 
 __all__ = ["main"]
 
@@ -102,7 +103,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
     for row in failed:
         first = (row["error"] or "unreadable").partition("\n")[0]
         lines.append(f"  {row['name'][:12]}  failed {row['time']}: {first}")
-    return [line if line.isprintable() else ascii(line)[1:-1] for line in lines]
+    return [visible(line) for line in lines]
 
 
 def _prune(folder: Path, options: argparse.Namespace) -> None:

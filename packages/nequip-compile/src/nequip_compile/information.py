@@ -18,6 +18,7 @@ from nequip_core.compiled_metadata import (
     require_compiled_metadata,
 )
 from nequip_core.cutoffs import cutoff_table_from_text
+from nequip_core.terminal import visible
 
 __all__ = ["information_json", "information_lines"]
 
@@ -76,8 +77,7 @@ def information_lines(path: Path) -> list[str]:
     rows += [(key, value) for key, value in sorted(rest.items()) if value]
     lines = [f"{title:<24}{value}" for title, value in rows]
     lines += _report_lines(read_verification_report(path))
-    # Texts of a file of unknown origin: a terminal obeys control characters.
-    return [line if line.isprintable() else ascii(line)[1:-1] for line in lines]
+    return [visible(line) for line in lines]  # texts of a file of unknown origin
 
 
 def _mode(path: Path) -> str:

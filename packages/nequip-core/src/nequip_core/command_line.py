@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 
 from nequip_core.errors import NequIPError
+from nequip_core.terminal import visible
 
 __all__ = ["run_command"]
 
 EXIT_OK, EXIT_FAILURE = 0, 1
-# C0 but tab and line end, DEL, C1, and what reorders or hides text. Messages quote files of unknown
-# origin, and a terminal obeys such characters.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
-)
 
 
 def run_command(body: Callable[[], int | None]) -> int:
@@ -31,7 +26,8 @@ def run_command(body: Callable[[], int | None]) -> int:
     try:
         return body() or EXIT_OK
     except NequIPError as error:
-        text = _CONTROL.sub(lambda found: ascii(found.group())[1:-1], str(error))
+        # Messages quote files of unknown origin.
+        text = "\n".join(visible(line) for line in str(error).split("\n"))
         print(f"error: {text}", file=sys.stderr)
         return EXIT_FAILURE
     except KeyboardInterrupt:

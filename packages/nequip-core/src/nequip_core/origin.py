@@ -19,6 +19,7 @@ from nequip_core.compiled_metadata import (
 )
 from nequip_core.digests import file_digest
 from nequip_core.saved_model import SOLE_MODEL
+from nequip_core.terminal import visible
 
 __all__ = ["CUSTOM_TARGET", "Origin", "compile_command"]
 
@@ -99,6 +100,4 @@ def compile_command(metadata: dict[str, str], path: Path, device: str) -> str:
         words += ["--modifiers", *origin.modifiers]
     if origin.tf32:
         words.append("--tf32")
-    line = shlex.join(words)
-    # Texts of a file of unknown origin: a terminal obeys control characters.
-    return line if line.isprintable() else ascii(line)[1:-1]
+    return visible(shlex.join(words))  # texts of a file of unknown origin

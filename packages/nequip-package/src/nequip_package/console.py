@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
+from nequip_core.terminal import visible
+
 __all__ = [
     "aligned_yaml",
     "colours",
@@ -27,10 +29,6 @@ __all__ = [
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _ESCAPES = re.compile("\x1b\\[[0-9;]*m")
-# C0 but tab, DEL, C1, and what reorders or hides text.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
-)
 
 
 def colours(stream: TextIO | None = None) -> bool:
@@ -52,11 +50,6 @@ def paint(text: str, style: str, wanted: bool | None = None) -> str:
     if not text or not (colours() if wanted is None else wanted):
         return text
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
-
-
-def visible(text: Any) -> str:
-    """Return `text` with control characters, line ends among them, written out."""
-    return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], str(text))
 
 
 def columns(rows: Iterable[Sequence[str]], align: str = "", gap: int = 2) -> list[str]:

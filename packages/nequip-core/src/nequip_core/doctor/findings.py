@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nequip_core.terminal import visible
+
 __all__ = ["BROKEN", "STATES", "Finding", "Section", "as_json", "as_text", "examined", "shortened"]
 
 OK, INFO, ABSENT, WARNING, SKIPPED, BROKEN = "ok", "info", "absent", "warning", "skipped", "BROKEN"
@@ -121,8 +123,7 @@ def _wrapped(text: str, margin: str) -> list[str]:
 
 def _printable(text: str) -> str:
     """Return `text` on one line, without the home folder and without what a terminal obeys."""
-    words = shortened(" ".join(text.split()))
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
+    return visible(shortened(" ".join(text.split())))
 
 
 def _cleaned(finding: Finding) -> Finding:
