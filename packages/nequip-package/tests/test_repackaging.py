@@ -153,8 +153,8 @@ def test_code_of_a_base_from_other_versions_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The base states another torch and e3nn, and its model code is not the installed one."""
+    import nequip_core.distributions
     import nequip_package.export
-    import nequip_package.metadata as metadata
 
     def marked(members: dict[str, Any]) -> dict[str, Any]:
         source = members["nequip_model/nn/gate.py"]
@@ -164,7 +164,7 @@ def test_code_of_a_base_from_other_versions_is_kept(
     versions = {"torch": "2.7.0", "e3nn": "0.5.0", "nequip-core": "0.0.9", "nequip-model": "0.0.9"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nequip_package.export, "_unpacked", lambda *args: marked(unpacked(*args)))
-        patch.setattr(metadata, "distribution_version", versions.get)
+        patch.setattr(nequip_core.distributions, "distribution_version", versions.get)
         base = build_package(saved, tmp_path / "base.nequip.zip")
     tuned = fine_tune(base, tmp_path / "tuned.ckpt")
     base.unlink()

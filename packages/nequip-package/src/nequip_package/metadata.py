@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from nequip_core.archive.format import CURRENT_FORMAT
+from nequip_core.distributions import installed_versions
 from nequip_core.errors import ConfigError, PackagingError
 from nequip_core.modifiers import get_all_modifiers
 from nequip_package.absolute_paths import without_absolute_paths
@@ -114,7 +115,7 @@ def package_metadata(
         "must_understand": [],
         "versions": dict(versions),
         "packager_versions": {
-            **{name: version for name in _PACKAGERS if (version := distribution_version(name))},
+            **installed_versions(_PACKAGERS),
             "python": platform.python_version(),
         },
         "external_modules": dict(external),
@@ -150,7 +151,7 @@ def code_versions(tops: Iterable[str], inherited: Mapping[str, str] | None) -> d
             if none was.
     """
     if inherited is None:
-        versions = {name: v for name in _LIBRARIES if (v := distribution_version(name))}
+        versions = installed_versions(_LIBRARIES)
         versions["python"] = platform.python_version()
     else:
         versions = {name: str(version) for name, version in inherited.items()}
@@ -220,14 +221,6 @@ def config_text(config: Mapping[str, Any], source: str) -> str:
         raise PackagingError(
             f"the config of '{source}' must hold plain containers only: {error}"
         ) from error
-
-
-def distribution_version(name: str) -> str | None:
-    """Return the version of an installed distribution, or None."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 class _PlainDumper(yaml.SafeDumper):

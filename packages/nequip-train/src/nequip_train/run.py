@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nequip_core.distributions import installed_versions
 from nequip_core.errors import ConfigError, DataError, closest
 from nequip_core.instantiate import TARGET
 from nequip_core.plugins import import_extensions
@@ -142,15 +143,9 @@ def _has_tensorboard() -> bool:
 
 
 def _versions(extensions: list[str]) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
     owners = importlib.metadata.packages_distributions()
     names = [*_LAYERS, *(owners.get(module, [module])[0] for module in extensions)]
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version(), **installed_versions(names)}
 
 
 def _fresh_module(

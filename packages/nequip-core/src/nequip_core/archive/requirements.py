@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from nequip_core.archive.format import EAGER_MODEL_MEMBER, METADATA_MEMBER
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.rules import PackagingRules
+from nequip_core.distributions import distribution_version
 from nequip_core.errors import FileFormatError, MissingDependencyError, PluginError
 from nequip_core.plugins import PACKAGING, load_plugin, plugin_names
 
@@ -180,12 +181,12 @@ def _is_importable(top_level: str) -> bool:
 
 def _installed_version(module: str) -> str | None:
     """Return the version of the distribution that provides a top-level module, or None."""
-    try:
-        return importlib.metadata.version(module)
-    except importlib.metadata.PackageNotFoundError:
+    version = distribution_version(module)
+    if version is None:
         # The slow way, for modules that are not named like their distributions.
         owners = importlib.metadata.packages_distributions().get(module, [])
-        return importlib.metadata.version(owners[0]) if owners else None
+        version = importlib.metadata.version(owners[0]) if owners else None
+    return version
 
 
 def _imported_on_load(package: PackageReader) -> set[str]:

@@ -7,7 +7,6 @@ consent first. To look at a package without running anything, use `nequip_core.a
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import inspect
 import platform
 import warnings
@@ -21,6 +20,7 @@ from torch.package import PackageImporter
 from nequip_core.archive.format import EXAMPLE_DATA, MODE_SUFFIX, MODEL_FOLDER
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.requirements import check_external_modules
+from nequip_core.distributions import distribution_version
 from nequip_core.errors import ConfigError, FileFormatError, NequIPError, closest
 from nequip_core.frames import Frame
 
@@ -189,14 +189,7 @@ def _version_differences(package: PackageReader) -> str:
     now = {"torch": torch.__version__, "python": platform.python_version()}
     differences = []
     for name, version in written.items():
-        here = now.get(name) or _installed_version(name)
+        here = now.get(name) or distribution_version(name)
         if version and here and str(version) != here:
             differences.append(f"{name} {version} then and {here} now")
     return f"; versions: {', '.join(differences)}" if differences else ""
-
-
-def _installed_version(module: str) -> str | None:
-    try:
-        return importlib.metadata.version(module)
-    except importlib.metadata.PackageNotFoundError:
-        return None
