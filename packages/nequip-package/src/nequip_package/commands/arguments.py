@@ -4,14 +4,64 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.errors import closest
 
-__all__ = ["paths_first", "require_subcommand"]
+__all__ = [
+    "add_paths",
+    "add_trust_option",
+    "input_file",
+    "paths_first",
+    "require_subcommand",
+]
 
 # Options that take as many words as follow, paths of packages among them.
 _GREEDY = {"modify": "--modifier", "update": "--replace"}
+
+
+def add_paths(parser: argparse.ArgumentParser, source: str = f"package, {PACKAGE_SUFFIX}") -> None:
+    """Add ``input_path`` and ``output_path`` of a command that makes a package from a file.
+
+    Args:
+        parser: of the command.
+        source: what the input is, for the help.
+    """
+    parser.add_argument("input_path", help=source)
+    parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-code``, which consents to running the code that a file carries."""
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        default=None,
+        help="consent to running the code that the file carries: only for files whose origin you "
+        "trust (look first: nequip-package audit FILE)",
+    )
+
+
+def input_file(
+    path: str, suffixes: str | tuple[str, ...] = PACKAGE_SUFFIX, what: str = "package"
+) -> Path:
+    """Return the file of an ``input_path``, which may be a reference.
+
+    Args:
+        path: what the user gave.
+        suffixes: in which its name must end.
+        what: what the file should be, for messages.
+
+    Raises:
+        FileFormatError: the name ends otherwise.
+        MissingFileError: there is no such file.
+        NequIPError: a reference cannot be fetched.
+    """
+    from nequip_core.files import require_file, require_suffix
+    from nequip_core.saved_model import local_file
+
+    return require_file(require_suffix(local_file(path), suffixes, what), what)
 
 
 def paths_first(arguments: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.modes import DEFAULT_MODE
+from nequip_package.commands.arguments import add_trust_option
 
 __all__ = ["add_parser"]
 
@@ -34,17 +35,6 @@ def add_parser(commands: Any) -> None:
     )
     add_trust_option(parser)
     parser.set_defaults(body=_build)
-
-
-def add_trust_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--trust-code``, which consents to running the code that a file carries."""
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        default=None,
-        help="consent to running the code that the file carries: only for files whose origin you "
-        "trust (look first: nequip-package audit FILE)",
-    )
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_package.commands.build import add_trust_option
+from nequip_package.commands.arguments import add_paths, add_trust_option, input_file
 
 __all__ = ["add_parser"]
 
@@ -22,8 +22,7 @@ def add_parser(commands: Any) -> None:
         "checkpoint that nequip wrote. Nothing in the file runs; with --trust-code a package's own "
         "code runs too, and its predictions are compared.",
     )
-    parser.add_argument("input_path", help=f"checkpoint, .ckpt, or package, {PACKAGE_SUFFIX}")
-    parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
+    add_paths(parser, f"checkpoint, .ckpt, or package, {PACKAGE_SUFFIX}")
     parser.add_argument(
         "--converter",
         default="nequip",
@@ -35,12 +34,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from nequip_core.files import require_file, require_suffix
-    from nequip_core.saved_model import local_file
     from nequip_package.progress import Progress
 
-    source = require_suffix(local_file(options.input_path), _SUFFIXES, "saved model")
-    require_file(source, "saved model")
+    source = input_file(options.input_path, _SUFFIXES, "saved model")
     progress = Progress()
     from nequip_package.convert import convert_package
 

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_package.commands.build import add_trust_option
+from nequip_package.commands.arguments import add_paths, add_trust_option, input_file
 
 __all__ = ["add_parser"]
 
@@ -22,8 +21,7 @@ def add_parser(commands: Any) -> None:
         "persistent modifiers (nequip-package info --modifiers lists them). Modifiers and "
         "arguments are recorded in the lineage.",
     )
-    parser.add_argument("input_path", help=f"package, {PACKAGE_SUFFIX}")
-    parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
+    add_paths(parser)
     parser.add_argument(
         "--modifier",
         action="append",
@@ -38,12 +36,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _modify(options: argparse.Namespace) -> None:
-    from nequip_core.files import require_file, require_suffix
-    from nequip_core.saved_model import local_file
     from nequip_package.progress import Progress
 
-    source = require_suffix(local_file(options.input_path), PACKAGE_SUFFIX, "package")
-    require_file(source, "package")
+    source = input_file(options.input_path)
     modifiers = [_entry(words) for words in options.modifiers]
     progress = Progress()
     from nequip_package.modify import modify_package

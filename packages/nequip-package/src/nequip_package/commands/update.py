@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_package.commands.build import add_trust_option
+from nequip_package.commands.arguments import add_paths, add_trust_option, input_file
 
 __all__ = ["add_parser"]
 
@@ -20,8 +19,7 @@ def add_parser(commands: Any) -> None:
         description="Write a package in which files are replaced. It appears only if its models "
         "give what they gave before, for every reference frame.",
     )
-    parser.add_argument("input_path", help=f"package, {PACKAGE_SUFFIX}")
-    parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
+    add_paths(parser)
     parser.add_argument(
         "--replace",
         action="append",
@@ -37,12 +35,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _update(options: argparse.Namespace) -> None:
-    from nequip_core.files import require_file, require_suffix
-    from nequip_core.saved_model import local_file
     from nequip_package.progress import Progress
 
-    source = require_suffix(local_file(options.input_path), PACKAGE_SUFFIX, "package")
-    require_file(source, "package")
+    source = input_file(options.input_path)
     replacements = []
     for words in options.replacements:
         if len(words) > 2:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_package.commands.build import add_trust_option
+from nequip_package.commands.arguments import add_trust_option
 
 if TYPE_CHECKING:
     from nequip_core.archive.reader import PackageReader
