@@ -35,6 +35,7 @@ DISTRIBUTIONS = (
     "nequip-package",
     "nequip-compile",
     "nequip-integrations",
+    "nequip-kernels",
     "nequip",
 )
 
@@ -244,7 +245,7 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure our speed and the reference's; not in CI: a shared machine's clock proves little."""
     tools = (*TEST_TOOLS, "pytest-benchmark")
-    layers = folders(*PARITY_LAYERS, "nequip-package", "nequip-compile", "nequip-integrations")
+    layers = folders(*(name for name in DISTRIBUTIONS if name != "nequip"))
     session.install(*CONSTRAINTS, REFERENCE, *tools, *OPTIONAL_LIBRARIES, *layers)
     session.run("pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs)
 

@@ -35,6 +35,7 @@ ARROWS = {
     "nequip-package": {"nequip-core"},
     "nequip-compile": {"nequip-core"},
     "nequip-integrations": {"nequip-core"},
+    "nequip-kernels": {"nequip-core"},
     "nequip": {"nequip-core"},
 }
 

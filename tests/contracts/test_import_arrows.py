@@ -83,6 +83,8 @@ def test_empty_layers_pass(layers: Path) -> None:
         ("nequip_compile", "nequip_model"),
         ("nequip_integrations", "nequip_package"),
         ("nequip_integrations", "e3nn"),
+        ("nequip_kernels", "nequip_model"),
+        ("nequip_model", "nequip_kernels"),
         ("nequip_train", "nequip_package"),
         ("nequip", "nequip_train"),
     ],

@@ -11,6 +11,7 @@
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
 | `nequip.rebuild` | a function ``(description, compile_mode) -> model``, of which there is one | `nequip_core.archive.rebuild` |
 | `nequip.before_training` | a function ``(models) -> list of warnings`` that raises a `NequIPError` against training them | `nequip-train` |
+| `nequip.kernels` | `convolution`: a function ``(layers, device, dtype, backend) -> callables``, see `nequip_kernels.choice` | the modifier ``enable_NequIPKernels`` of models |
 | `nequip.extension` | a top-level module, imported on demand | `nequip-train`, `nequip-package` |
 """  # noqa: E501
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import importlib.metadata
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -31,6 +33,9 @@ class Convolution(torch.nn.Module):
         couplings: one tensor a path, (2l_in+1, 2l_sh+1, 2l_out+1), dimensionless.
         l_max: degree of the harmonics.
     """  # noqa: D205
+
+    # A class attribute: convolutions in older packages have none of their own.
+    kernel: Callable[..., torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -88,6 +93,19 @@ class Convolution(torch.nn.Module):
         merged = [torch.cat(columns[l, p], dim=1).reshape(-1) for _, l, p in self.layout_out.blocks]
         return torch.cat(merged)
 
+    def path_couplings(self) -> list[torch.Tensor]:
+        """Return for each path its coupling, (2l_in+1, 2l_sh+1, 2l_out+1), dimensionless."""
+        couplings = []
+        column = 0
+        for place, degree_sh, degree_out, _ in self.paths:
+            dim_in = 2 * self.layout_in.blocks[place][1] + 1
+            dim_out, dim_sh = 2 * degree_out + 1, 2 * degree_sh + 1
+            rows = self.coupling[degree_sh**2 : degree_sh**2 + dim_sh]
+            block = rows[:, column : column + dim_out * dim_in].reshape(dim_sh, dim_out, dim_in)
+            couplings.append(block.permute(2, 0, 1).contiguous())
+            column += dim_out * dim_in
+        return couplings
+
     def forward(
         self,
         features: torch.Tensor,
@@ -105,6 +123,8 @@ class Convolution(torch.nn.Module):
             centre: (E,) atom that receives.
             neighbour: (E,) atom that sends.
         """
+        if self.kernel is not None:
+            return self.kernel(features, harmonics, weights, centre, neighbour)
         edges = harmonics.shape[0]
         blocks = self.layout_in.split(features.index_select(0, neighbour))
         dims = [2 * self.layout_in.blocks[i][1] + 1 for i in self.inputs]
@@ -145,6 +165,46 @@ class Convolution(torch.nn.Module):
         return replace_submodules(
             model, cls, lambda plain: plain if isinstance(plain, kind) else kind(plain)
         )
+
+    @model_modifier(persistent=False, supported_compile_modes=["eager", "compile"])
+    @classmethod
+    def enable_NequIPKernels(  # noqa: N802
+        cls, model: torch.nn.Module, backend: str = "auto"
+    ) -> torch.nn.Module:
+        """Compute the convolutions with nequip-kernels; fast on CPUs.
+
+        A line of the logger ``nequip_kernels`` says which backend runs, and why not a faster one.
+
+        Args:
+            model: the model, changed in place.
+            backend: ``auto``, or a backend of nequip-kernels: ``cpu``, ``reference``.
+
+        Raises:
+            ImportError: the library is not installed.
+            ValueError: the backend is unknown, or does not run here.
+        """
+        offered = importlib.metadata.entry_points(group="nequip.kernels", name="convolution")
+        if not offered:
+            raise ImportError(
+                "enable_NequIPKernels needs the library nequip-kernels; install it with "
+                "`pip install nequip-kernels`"
+            )
+        plain = [module for module in model.modules() if isinstance(module, cls)]
+        layers = [
+            {
+                "blocks_in": one.layout_in.blocks,
+                "paths": one.paths,
+                "blocks_out": one.layout_out.blocks,
+                "couplings": one.path_couplings(),
+                "l_max": math.isqrt(one.coupling.shape[0]) - 1,
+            }
+            for one in plain
+        ]
+        place, dtype = plain[0].coupling.device, plain[0].coupling.dtype
+        kernels = next(iter(offered)).load()(layers, place, dtype, backend)
+        for module, kernel in zip(plain, kernels, strict=True):
+            module.kernel = kernel
+        return model
 
     @model_modifier(persistent=False, unsupported_devices=["cpu"])
     @classmethod

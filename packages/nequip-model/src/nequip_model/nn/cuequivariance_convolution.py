@@ -32,7 +32,9 @@ class CuEquivarianceConvolution(Convolution):
 
     def __init__(self, plain: Convolution) -> None:
         l_max = math.isqrt(plain.coupling.shape[0]) - 1
-        super().__init__(plain.layout_in, plain.paths, plain.layout_out, _couplings(plain), l_max)
+        super().__init__(
+            plain.layout_in, plain.paths, plain.layout_out, plain.path_couplings(), l_max
+        )
         self.product: Any = self._build_product()
 
     def _build_product(self) -> torch.nn.Module:
@@ -52,7 +54,7 @@ class CuEquivarianceConvolution(Convolution):
             product.add_segment(1, (2 * degree + 1, channels))
         for degree in range(math.isqrt(self.coupling.shape[0])):
             product.add_segment(2, (2 * degree + 1,))
-        for path, coupling in zip(self.paths, _couplings(self), strict=True):
+        for path, coupling in zip(self.paths, self.path_couplings(), strict=True):
             # The segments of weights and output, in the order of the paths.
             product.add_path(None, path[0], path[1], None, c=coupling.double().cpu().numpy())
         method = _method(self.coupling.device.type, self.layout_in)
@@ -110,17 +112,3 @@ def _method(device: str, layout: Layout) -> str:
     if device != "cuda":
         return "naive"
     return "uniform_1d" if len({channels for channels, _, _ in layout.blocks}) == 1 else "fused_tp"
-
-
-def _couplings(plain: Convolution) -> list[torch.Tensor]:
-    """Return for each path its coupling (2l_in+1, 2l_sh+1, 2l_out+1)."""
-    couplings = []
-    column = 0
-    for place, degree_sh, degree_out, _ in plain.paths:
-        dim_in = 2 * plain.layout_in.blocks[place][1] + 1
-        dim_out, dim_sh = 2 * degree_out + 1, 2 * degree_sh + 1
-        rows = plain.coupling[degree_sh**2 : degree_sh**2 + dim_sh]
-        block = rows[:, column : column + dim_out * dim_in].reshape(dim_sh, dim_out, dim_in)
-        couplings.append(block.permute(2, 0, 1).contiguous())
-        column += dim_out * dim_in
-    return couplings

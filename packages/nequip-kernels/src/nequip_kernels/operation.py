@@ -1,0 +1,251 @@
+"""The registered operation: what eager autograd, tracing and compilation see of the kernels.
+
+Three operators, ``nequip_kernels::convolution``, ``convolution_by_features`` and
+``convolution_by_edges``, are the partial derivatives of one form that is linear in gradient,
+features, harmonics and weights (see `nequip_kernels.reference`). The derivatives of each are calls
+of the others, so every order of differentiation runs on the same kernels.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from nequip_kernels import reference
+from nequip_kernels.compiler import BuildError
+from nequip_kernels.cpu import REALS, CpuKernel, cpu_kernel
+from nequip_kernels.signature import Signature
+
+__all__ = ["Operation"]
+
+_LOG = logging.getLogger(__name__)
+_SIGNATURES: dict[str, Signature] = {}
+
+_EDGES = "Tensor harmonics, Tensor weights, Tensor centre, Tensor neighbour, str signature"
+_SCHEMAS = {
+    "convolution": f"(Tensor features, {_EDGES}) -> Tensor",
+    "convolution_by_features": f"(Tensor gradient, {_EDGES}) -> Tensor",
+    "convolution_by_edges": f"(Tensor gradient, Tensor features, {_EDGES}) -> (Tensor, Tensor)",
+}
+for _name, _schema in _SCHEMAS.items():
+    torch.library.define(f"nequip_kernels::{_name}", _schema)
+
+
+class Operation:
+    """A convolution of one signature; a call is one operator, whatever it is traced or run by.
+
+    Args:
+        signature: what it computes.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        # The operators take text: the signature is looked up by its digest.
+        _SIGNATURES[signature.digest] = signature
+
+    def __call__(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        weights: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the sums over each node's edges, (N, num_out).
+
+        Args:
+            features: (N, num_in).
+            harmonics: (E, num_sh).
+            weights: (E, num_weights).
+            centre: (E,) node that receives.
+            neighbour: (E,) node that sends.
+
+        Raises:
+            IndexError: an edge has a node that there is not.
+            ValueError: a tensor has another shape or dtype.
+        """
+        return torch.ops.nequip_kernels.convolution(
+            features, harmonics, weights, centre, neighbour, self.signature.digest
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy, also one in another process, announce its signature."""
+        return Operation, (self.signature,)
+
+
+class _Reference:
+    """The functions of `nequip_kernels.reference` for one signature."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return reference.forward(self.signature, *tensors)
+
+    def by_features(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return reference.by_features(self.signature, *tensors)
+
+    def by_edges(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return reference.by_edges(self.signature, *tensors)
+
+
+def _functions(tensor: torch.Tensor, digest: str) -> CpuKernel | _Reference:
+    """Return what computes on the device and in the dtype of a tensor."""
+    signature = _signature(digest)
+    if tensor.device.type == "cpu" and tensor.dtype in REALS:
+        try:
+            return cpu_kernel(signature, tensor.dtype)
+        except BuildError as error:
+            if digest not in _SAID:
+                _SAID.add(digest)
+                _LOG.warning("a convolution runs on plain torch, which is slower: %s", error)
+    return _Reference(signature)
+
+
+_SAID: set[str] = set()
+
+
+def _signature(digest: str) -> Signature:
+    found = _SIGNATURES.get(digest)
+    if found is None:
+        raise RuntimeError(
+            f"no convolution with the signature {digest} was made in this process; apply the "
+            "modifier to the model again"
+        )
+    return found
+
+
+def _forward(
+    features: torch.Tensor,
+    harmonics: torch.Tensor,
+    weights: torch.Tensor,
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+    signature: str,
+) -> torch.Tensor:
+    functions = _functions(features, signature)
+    return functions.forward(features, harmonics, weights, centre, neighbour)
+
+
+def _by_features(
+    gradient: torch.Tensor,
+    harmonics: torch.Tensor,
+    weights: torch.Tensor,
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+    signature: str,
+) -> torch.Tensor:
+    functions = _functions(gradient, signature)
+    return functions.by_features(gradient, harmonics, weights, centre, neighbour)
+
+
+def _by_edges(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    harmonics: torch.Tensor,
+    weights: torch.Tensor,
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+    signature: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    functions = _functions(gradient, signature)
+    return functions.by_edges(gradient, features, harmonics, weights, centre, neighbour)
+
+
+def _shape_of_forward(features: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return features.new_empty((features.shape[0], _signature(rest[-1]).num_out))
+
+
+def _shape_by_features(gradient: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return gradient.new_empty((gradient.shape[0], _signature(rest[-1]).num_in))
+
+
+def _shapes_by_edges(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    harmonics: torch.Tensor,
+    weights: torch.Tensor,
+    *rest: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return harmonics.new_empty(harmonics.shape), weights.new_empty(weights.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    *tensors, ctx.signature = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _sum(*terms: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the sum of what there is, None if there is nothing."""
+    found = [term for term in terms if term is not None]
+    return None if not found else sum(found[1:], found[0])
+
+
+def _backward_of_forward(ctx: Any, gradient: torch.Tensor | None) -> tuple[Any, ...]:
+    x, y, w, *edges = ctx.saved_tensors
+    ops, to_x, to_edges = torch.ops.nequip_kernels, *_wanted(ctx, 0, (1, 2))
+    if gradient is None:
+        return (None,) * 6
+    by_x = by_y = by_w = None
+    if to_x:
+        by_x = ops.convolution_by_features(gradient, y, w, *edges, ctx.signature)
+    if to_edges:
+        by_y, by_w = ops.convolution_by_edges(gradient, x, y, w, *edges, ctx.signature)
+    return by_x, by_y, by_w, None, None, None
+
+
+def _backward_by_features(ctx: Any, vector: torch.Tensor | None) -> tuple[Any, ...]:
+    """Differentiate <vector, dT/dx>; the vector takes the place of the features."""
+    g, y, w, *edges = ctx.saved_tensors
+    ops, to_g, to_edges = torch.ops.nequip_kernels, *_wanted(ctx, 0, (1, 2))
+    if vector is None:
+        return (None,) * 6
+    by_g = by_y = by_w = None
+    if to_g:
+        by_g = ops.convolution(vector, y, w, *edges, ctx.signature)
+    if to_edges:
+        by_y, by_w = ops.convolution_by_edges(g, vector, y, w, *edges, ctx.signature)
+    return by_g, by_y, by_w, None, None, None
+
+
+def _backward_by_edges(
+    ctx: Any, by_y_vector: torch.Tensor | None, by_w_vector: torch.Tensor | None
+) -> tuple[Any, ...]:
+    """Differentiate <vy, dT/dY> + <vw, dT/dw>: vy in the place of Y, and vw in that of w."""
+    g, x, y, w, *edges = ctx.saved_tensors
+    ops, vy, vw, key = torch.ops.nequip_kernels, by_y_vector, by_w_vector, ctx.signature
+    by_g = by_x = by_y = by_w = None
+    if vy is None and vw is None:
+        return (None,) * 7
+    pairs = [(a, b) for a, b in ((vy, w), (y, vw)) if a is not None and b is not None]
+    if ctx.needs_input_grad[0]:
+        by_g = _sum(*(ops.convolution(x, a, b, *edges, key) for a, b in pairs))
+    if ctx.needs_input_grad[1]:
+        by_x = _sum(*(ops.convolution_by_features(g, a, b, *edges, key) for a, b in pairs))
+    if any(ctx.needs_input_grad[2:4]):
+        # One call for both: dT/dY does not read Y, nor dT/dw w.
+        a = torch.zeros_like(y) if vy is None else vy
+        b = torch.zeros_like(w) if vw is None else vw
+        by_y, by_w = ops.convolution_by_edges(g, x, a, b, *edges, key)
+        by_y, by_w = (None if vw is None else by_y), (None if vy is None else by_w)
+    return by_g, by_x, by_y, by_w, None, None, None
+
+
+def _wanted(ctx: Any, node: int, edge: tuple[int, int]) -> tuple[bool, bool]:
+    """Return whether the gradient by the tensor of nodes, and by those of edges, is asked for."""
+    needs = ctx.needs_input_grad
+    return needs[node], any(needs[place] for place in edge)
+
+
+_IMPLEMENTATIONS: dict[str, tuple[Any, Any, Any]] = {
+    "convolution": (_forward, _shape_of_forward, _backward_of_forward),
+    "convolution_by_features": (_by_features, _shape_by_features, _backward_by_features),
+    "convolution_by_edges": (_by_edges, _shapes_by_edges, _backward_by_edges),
+}
+for _name, (_run, _shape, _backward) in _IMPLEMENTATIONS.items():
+    torch.library.impl(f"nequip_kernels::{_name}", "default")(_run)
+    torch.library.register_fake(f"nequip_kernels::{_name}")(_shape)
+    torch.library.register_autograd(f"nequip_kernels::{_name}", _backward, setup_context=_save)

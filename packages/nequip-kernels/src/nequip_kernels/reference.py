@@ -1,0 +1,141 @@
+"""The operation and its derivatives in plain torch: any device and dtype, and the judge of kernels.
+
+T = sum over edges, paths, i, j, k and u of g[c, k, u] w[e, p, u] C_ijk x[n, i, u] Y[e, j] is linear
+in each of g, w, x and Y. The operation and its gradients are its four partial derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from nequip_kernels.signature import PathTerm, Signature
+
+__all__ = ["by_edges", "by_features", "forward"]
+
+
+def forward(
+    signature: Signature,
+    features: torch.Tensor,
+    harmonics: torch.Tensor,
+    weights: torch.Tensor,
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+) -> torch.Tensor:
+    """Return A = dT/dg, (N, num_out).
+
+    Args:
+        signature: the operation.
+        features: x, (N, num_in).
+        harmonics: Y, (E, num_sh).
+        weights: w, (E, num_weights).
+        centre: c, (E,) node that receives.
+        neighbour: n, (E,) node that sends.
+    """
+    result = features.new_zeros((features.shape[0], signature.num_out))
+    for path, weight, coupling in _terms(signature, weights):
+        x = _inputs(path, features).index_select(0, neighbour)
+        y = harmonics.narrow(1, path.start_sh, path.dim_sh)
+        message = torch.einsum("eiu,ej,ijk,eu->eku", x, y, coupling, weight)
+        result = result.index_add(0, centre, _at_columns(path, message, signature.num_out))
+    return result
+
+
+def by_features(
+    signature: Signature,
+    gradient: torch.Tensor,
+    harmonics: torch.Tensor,
+    weights: torch.Tensor,
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+) -> torch.Tensor:
+    """Return dT/dx, (N, num_in).
+
+    Args:
+        signature: the operation.
+        gradient: g, (N, num_out).
+        harmonics: Y, (E, num_sh).
+        weights: w, (E, num_weights).
+        centre: c, (E,) node that receives.
+        neighbour: n, (E,) node that sends.
+    """
+    result = gradient.new_zeros((gradient.shape[0], signature.num_in))
+    for path, weight, coupling in _terms(signature, weights):
+        g = _outputs(path, gradient).index_select(0, centre)
+        y = harmonics.narrow(1, path.start_sh, path.dim_sh)
+        message = torch.einsum("eku,ej,ijk,eu->eiu", g, y, coupling, weight).flatten(1)
+        right = signature.num_in - path.start_in - message.shape[1]
+        padded = torch.nn.functional.pad(message, (path.start_in, right))
+        result = result.index_add(0, neighbour, padded)
+    return result
+
+
+def by_edges(
+    signature: Signature,
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    harmonics: torch.Tensor,
+    weights: torch.Tensor,
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return dT/dY, (E, num_sh), and dT/dw, (E, num_weights).
+
+    Args:
+        signature: the operation.
+        gradient: g, (N, num_out).
+        features: x, (N, num_in).
+        harmonics: Y, (E, num_sh).
+        weights: w, (E, num_weights).
+        centre: c, (E,) node that receives.
+        neighbour: n, (E,) node that sends.
+    """
+    by_harmonics = torch.zeros_like(harmonics)
+    by_weights = []
+    for path, weight, coupling in _terms(signature, weights):
+        x = _inputs(path, features).index_select(0, neighbour)
+        g = _outputs(path, gradient).index_select(0, centre)
+        product = torch.einsum("eiu,eku,ijk->eju", x, g, coupling)
+        y = harmonics.narrow(1, path.start_sh, path.dim_sh)
+        by_weights.append(torch.einsum("eju,ej->eu", product, y))
+        right = signature.num_sh - path.start_sh - path.dim_sh
+        part = torch.einsum("eju,eu->ej", product, weight)
+        by_harmonics = by_harmonics + torch.nn.functional.pad(part, (path.start_sh, right))
+    return by_harmonics, torch.cat(by_weights, dim=1)
+
+
+def _terms(
+    signature: Signature, weights: torch.Tensor
+) -> Iterator[tuple[PathTerm, torch.Tensor, torch.Tensor]]:
+    """Yield each path with its weights (E, U) and its coupling (2l_in+1, 2l_sh+1, 2l_out+1)."""
+    for path, start in zip(signature.paths, signature.starts_of_weights, strict=True):
+        coupling = torch.zeros(path.dim_in, path.dim_sh, path.dim_out, dtype=torch.float64)
+        for i, j, k, value in path.coupling:
+            coupling[i, j, k] = value
+        yield path, weights.narrow(1, start, path.channels), coupling.to(weights)
+
+
+def _inputs(path: PathTerm, features: torch.Tensor) -> torch.Tensor:
+    """Return the input block, (N, 2l_in+1, U)."""
+    block = features.narrow(1, path.start_in, path.dim_in * path.channels)
+    return block.reshape(-1, path.dim_in, path.channels)
+
+
+def _columns(path: PathTerm, device: torch.device) -> torch.Tensor:
+    """Return the columns of the output, ((2l_out+1) U,)."""
+    component = torch.arange(path.dim_out, device=device).unsqueeze(1) * path.stride_out
+    channel = torch.arange(path.channels, device=device)
+    return (path.start_out + component + channel).reshape(-1)
+
+
+def _outputs(path: PathTerm, gradient: torch.Tensor) -> torch.Tensor:
+    """Return the part of the output that the path adds to, (N, 2l_out+1, U)."""
+    part = gradient.index_select(1, _columns(path, gradient.device))
+    return part.reshape(-1, path.dim_out, path.channels)
+
+
+def _at_columns(path: PathTerm, message: torch.Tensor, columns: int) -> torch.Tensor:
+    """Return messages (E, 2l_out+1, U) as rows of the output, (E, columns)."""
+    rows = message.new_zeros((message.shape[0], columns))
+    return rows.index_copy(1, _columns(path, message.device), message.flatten(1))
