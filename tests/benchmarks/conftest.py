@@ -17,10 +17,17 @@ from nequip_core.neighbors import compute_neighborlist_
 from nequip_core.transforms import ChemicalSpeciesToAtomTypeMapper
 from nequip_model.checkpoint import CHECKPOINT_VERSION, VERSION_KEY
 from nequip_model.gnn import NequIPGNNModel
+from nequip_model.modify import modify
 from nequip_model.reference_import import import_reference
 
 R_MAX = 5.0
-SYSTEMS = {"Cu 24": (2, 3, 1), "Cu 108": (3, 3, 3), "Cu 256": (4, 4, 4), "Cu 2048": (8, 8, 8)}
+SYSTEMS = {
+    "Cu 24": (2, 3, 1),
+    "Cu 108": (3, 3, 3),
+    "Cu 256": (4, 4, 4),
+    "Cu 864": (6, 6, 6),
+    "Cu 2048": (8, 8, 8),
+}
 CONFIG = """
 run: [train]
 data:
@@ -67,6 +74,10 @@ def _ours(**arguments):
     return NequIPGNNModel(**arguments)
 
 
+def _with_kernels(**arguments):
+    return modify(NequIPGNNModel(**arguments), [{"modifier": "enable_NequIPKernels"}])
+
+
 def _reference(**arguments):
     pytest.importorskip("nequip", reason="the bench session installs nequip==0.19.1")
     with warnings.catch_warnings():
@@ -81,10 +92,13 @@ def _reference(**arguments):
     return model
 
 
-@pytest.fixture(params=["ours", "nequip 0.19.1"])
+MAKERS = {"ours": _ours, "ours with kernels": _with_kernels, "nequip 0.19.1": _reference}
+
+
+@pytest.fixture(params=MAKERS)
 def build(request):
     """Model of the benchmark's architecture: ``build(type_names)``."""
-    make = _ours if request.param == "ours" else _reference
+    make = MAKERS[request.param]
 
     def with_types(type_names):
         return make(

@@ -12,7 +12,8 @@ def training_step(model, batch):
 
 
 @pytest.mark.parametrize(
-    ("system", "rounds"), [("Cu 24", 9), ("Cu 108", 5), ("Cu 256", 5), ("Cu 2048", 3)]
+    ("system", "rounds"),
+    [("Cu 24", 9), ("Cu 108", 5), ("Cu 256", 5), ("Cu 864", 3), ("Cu 2048", 3)],
 )
 def test_prediction(benchmark, build, crystal, system, rounds):
     benchmark.group = f"energy, forces and stress, {system}"

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import importlib.metadata
 import sys
 import types
 
@@ -72,6 +73,38 @@ def test_openequivariance_says_what_to_do_instead(build, monkeypatch, cuda, mess
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     with pytest.raises(ConfigError, match=message):
         modify(build(), OPENEQUIVARIANCE)
+
+
+def test_without_nequip_kernels_its_modifier_says_how_to_install_it(build, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: ())
+    with pytest.raises(MissingDependencyError, match="`pip install nequip-kernels`"):
+        modify(build(), [{"modifier": "enable_NequIPKernels"}])
+
+
+def test_what_nequip_kernels_offers_takes_the_place_of_every_convolution(
+    build, crystal, monkeypatch
+):
+    asked, plain = [], build()
+
+    def offer(layers, device, dtype, backend):
+        asked.append((layers, device, dtype, backend))
+        return [Convolution(**_arguments(layer)).double() for layer in layers]
+
+    entry = types.SimpleNamespace(load=lambda: offer)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: (entry,))
+    fast = modify(copy.deepcopy(plain), [{"modifier": "enable_NequIPKernels", "backend": "cpu"}])
+    ((layers, device, dtype, backend),) = asked
+    assert len(layers) == len(convolutions(plain))
+    assert (device.type, dtype, backend) == ("cpu", torch.float64, "cpu")
+    torch.testing.assert_close(
+        fast(crystal)["forces"], plain(crystal)["forces"], rtol=0, atol=1e-12
+    )
+
+
+def _arguments(layer):
+    given = dict(layer)
+    layouts = {f"layout_{side}": Layout(given.pop(f"blocks_{side}")) for side in ("in", "out")}
+    return {**given, **layouts}
 
 
 def test_accelerations_are_skipped_for_saving(build):

@@ -16,7 +16,11 @@ from nequip_core.user_settings import cache_or_none, user_caches
 __all__ = ["look_at_folders"]
 
 _MOST_FILES = 20_000  # a cache on a network file system must not hold up the report
-_COMPILED = "compiled models"
+# Native code is loaded from these: (variable that places them, folder in the cache of the layers).
+_NATIVE = {
+    "compiled models": ("NEQUIP_COMPILE_CACHE", "compiled"),
+    "compiled kernels": ("NEQUIP_KERNELS_CACHE", "kernels"),
+}
 
 
 def look_at_folders() -> list[Finding]:
@@ -28,9 +32,10 @@ def look_at_folders() -> list[Finding]:
 
 def _folders() -> Iterator[tuple[str, Path]]:
     yield "caches of the layers", user_caches()
-    compiled = cache_or_none("NEQUIP_COMPILE_CACHE", "compiled")
-    if compiled is not None:
-        yield _COMPILED, compiled
+    for title, (variable, folder) in _NATIVE.items():
+        native = cache_or_none(variable, folder)
+        if native is not None:
+            yield title, native
     statistics = cache_or_none("NEQUIP_STATISTICS_CACHE", "statistics")
     if statistics is not None and "NEQUIP_STATISTICS_CACHE" in os.environ:
         yield "statistics of data sets", statistics
@@ -86,8 +91,8 @@ def _look_at_folder(title: str, path: Path) -> Finding:
         return Finding(title, BROKEN, f"{path}: not a folder", "remove it")
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         return Finding(title, BROKEN, f"{path}: cannot be written", _ADVICE)
-    if title == _COMPILED and not is_private(path.stat()):
-        advice = f"chmod go-w {path}; it must be yours, or set NEQUIP_COMPILE_CACHE"
+    if title in _NATIVE and not is_private(path.stat()):
+        advice = f"chmod go-w {path}; it must be yours, or set {_NATIVE[title][0]}"
         return Finding(title, BROKEN, f"{path}: not used, others can write to it", advice)
     free = _free(path)
     if path == Path(tempfile.gettempdir()):

@@ -34,6 +34,7 @@ LAYERS = {
     "nequip-package": "archives them",
     "nequip-compile": "compiles them",
     "nequip-integrations": "runs them in ASE",
+    "nequip-kernels": "makes their convolutions fast",
     "nequip": "all of them, as nequip.*",
 }
 """Distributions of this project, lowest first, with what each is for."""

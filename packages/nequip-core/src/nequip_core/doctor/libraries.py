@@ -35,7 +35,6 @@ _REQUIRED_BACKENDS = ("vesin", "torch")
 
 # Module -> (distribution, the layer's extra that asks for it, whether it is of no use without GPU)
 KERNELS = {
-    "nequip_kernels": ("nequip-kernels", ("", ""), False),
     "cuequivariance": ("cuequivariance", ("nequip-model", "cuequivariance"), True),
     "cuequivariance_torch": ("cuequivariance-torch", ("nequip-model", "cuequivariance"), True),
     "openequivariance": ("openequivariance", ("nequip-model", "openequivariance"), True),

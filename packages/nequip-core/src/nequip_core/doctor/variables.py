@@ -76,6 +76,7 @@ VARIABLES = {
     ),
     "NEQUIP_COMPILE": Variable("off: models are opened without compiling, default on", _on_or_off),
     "NEQUIP_COMPILE_CACHE": Variable("folder of compiled models, or off", _folder),
+    "NEQUIP_KERNELS_CACHE": Variable("folder of compiled kernels, or off", _folder),
     "NEQUIP_STATISTICS_CACHE": Variable("folder of statistics of data sets, or off", _folder),
     "NEQUIP_REPOSITORY": Variable(
         "repositories to ask for models, https://www.nequip.net", lambda text: ""
