@@ -64,6 +64,7 @@ OPTIONAL_LIBRARIES = (
     "cryptography>=42",
     "filelock>=3.12",
     "requests>=2.32",
+    "schedulefree>=1.3",
     "waitress>=3",
 )
 LINT_TOOLS = ("ruff", "mypy", "types-PyYAML", "types-requests")

@@ -7,15 +7,20 @@ import csv
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ase.io
+import lightning
 import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from lightning.pytorch.loggers import Logger
+
+from nequip_train.data.datamodules import NequIPDataModule
 
 TRANSFORMS = "nequip.data.transforms"
 CONFIG: dict[str, Any] = {
@@ -183,3 +188,115 @@ def logged(workplace: Path) -> Callable[[], dict[str, list[float]]]:
         return values
 
     return read
+
+
+_SMALL_TRANSFORMS = [
+    {
+        "_target_": "nequip.data.transforms.ChemicalSpeciesToAtomTypeMapper",
+        "model_type_names": ["Cu"],
+    },
+    {"_target_": "nequip.data.transforms.NeighborListTransform", "r_max": 3.5},
+]
+_SMALL_MODEL = {
+    "_target_": "nequip.model.NequIPGNNModel",
+    "seed": 1,
+    "model_dtype": "float64",
+    "type_names": ["Cu"],
+    "r_max": 3.5,
+    "num_layers": 2,
+    "num_features": 2,
+    "radial_mlp_width": 4,
+    "avg_num_neighbors": 12.0,
+}
+_SMALL_MODULE = {
+    "model": _SMALL_MODEL,
+    "num_datasets": {"train": 1, "val": 2, "test": 1, "predict": 0},
+    "loss": {
+        "_target_": "nequip.train.EnergyForceLoss",
+        "coeffs": {"total_energy": 1.0, "forces": 3.0},
+    },
+    "val_metrics": {"_target_": "nequip.train.EnergyForceMetrics"},
+    "test_metrics": {"_target_": "nequip.train.EnergyForceMetrics"},
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01},
+}
+
+
+def _dataset(frames: int, seed: int) -> dict[str, Any]:
+    """Return the config of frames of two atoms of copper."""
+    return {
+        "_target_": "nequip.data.dataset.EMTTestDataset",
+        "transforms": _SMALL_TRANSFORMS,
+        "supercell": (1, 1, 1),
+        "num_frames": frames,
+        "seed": seed,
+    }
+
+
+def _small_data() -> NequIPDataModule:
+    """Return six training frames, validation sets of three and two, and three test frames."""
+    return NequIPDataModule(
+        seed=1,
+        train_dataset=_dataset(6, 1),
+        val_dataset=[_dataset(3, 2), _dataset(2, 3)],
+        test_dataset=_dataset(3, 4),
+        train_dataloader={"batch_size": 2},
+        val_dataloader={"batch_size": 3},
+        test_dataloader={"batch_size": 2},
+    )
+
+
+def _training_module(kind: Callable[..., Any], **changes: Any) -> Any:
+    """Return a training module of a class, with changed arguments."""
+    return kind(**{**copy.deepcopy(_SMALL_MODULE), **changes})
+
+
+def _trainer(callbacks: Any = (), **arguments: Any) -> lightning.Trainer:
+    """Return a trainer that writes nothing."""
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "inference_mode": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    }
+    return lightning.Trainer(callbacks=list(callbacks), **{**defaults, **arguments})
+
+
+class _Recorder(Logger):
+    """A logger that keeps everything: rows of (step, values by name)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    name = "recorder"
+    version = 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keep a row."""
+        self.rows.append((step or 0, dict(metrics)))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing of the kind."""
+
+    def of(self, name: str) -> list[tuple[int, float]]:
+        """Return the steps and values of one name."""
+        return [(step, values[name]) for step, values in self.rows if name in values]
+
+
+@pytest.fixture
+def small() -> Any:
+    """A training of seconds without the command: one element, two validation sets, one test set."""
+    return SimpleNamespace(
+        data=_small_data,
+        module=_training_module,
+        trainer=_trainer,
+        recorder=_Recorder,
+        dataset=_dataset,
+        model=_SMALL_MODEL,
+        arguments=_SMALL_MODULE,
+    )

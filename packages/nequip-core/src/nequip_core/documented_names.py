@@ -29,6 +29,11 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "get_field_type",
             "register_fields",
             "_register_field_prefix",
+            "_CARTESIAN_TENSOR_FIELDS",
+            "_EDGE_FIELDS",
+            "_GRAPH_FIELDS",
+            "_LONG_FIELDS",
+            "_NODE_FIELDS",
         ),
         "nequip_train.data.statistics": (
             "CommonDataStatisticsManager",
@@ -49,6 +54,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "NumNeighbors",
             "PerAtomModifier",
         ),
+        "nequip_train.data.partial_sampler": ("PartialSampler",),
     },
     "nequip.data._nl": {
         "nequip_core.neighbors": (
@@ -110,6 +116,8 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "nequip_model.modify": ("modify",),
         "nequip_model.checkpoint_bases": ("ModelFromCheckpoint",),
         "nequip_core.archive.loading": ("ModelFromPackage", "ModelTypeNamesFromPackage"),
+        "nequip_model.compile_modes": ("override_model_compile_mode",),
+        "nequip_train.muon": ("MuonParamGroups",),
     },
     "nequip.model.modify_utils": {
         "nequip_core.modifiers": ("get_all_modifiers", "only_apply_persistent_modifiers"),
@@ -281,6 +289,11 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nequip.train": {
         "nequip_train.modules": ("EMALightningModule", "NequIPLightningModule"),
+        "nequip_train.conflict_free": ("ConFIGLightningModule", "EMAConFIGLightningModule"),
+        "nequip_train.schedule_free": ("ScheduleFreeLightningModule",),
+        "nequip_train.simple_ddp": ("SimpleDDPStrategy",),
+        "nequip_train.muon": ("MuonWithAuxAdam",),
+        "nequip_train.stratified_huber": ("StratifiedHuberForceLoss",),
         "nequip_train.metrics": (
             "HuberLoss",
             "MaximumAbsoluteError",
@@ -297,6 +310,17 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "EnergyOnlyLoss",
             "EnergyOnlyMetrics",
         ),
+    },
+    "nequip.train.callbacks": {
+        "nequip_train.callbacks.loss_coefficients": (
+            "LinearLossCoefficientScheduler",
+            "LossCoefficientMonitor",
+            "LossCoefficientScheduler",
+        ),
+        "nequip_train.callbacks.soft_adapt": ("SoftAdapt",),
+        "nequip_train.callbacks.tf32": ("TF32Scheduler",),
+        "nequip_train.callbacks.training_statistics": ("TrainingStatsMonitor", "WandbWatch"),
+        "nequip_train.callbacks.xyz_files": ("TestTimeXYZFileWriter", "ValTimeXYZFileWriter"),
     },
     "nequip.integrations.ase": {"nequip_integrations.ase": ("NequIPCalculator",)},
     "nequip.ase": {"nequip_integrations.ase": ("NequIPCalculator",)},

@@ -48,7 +48,7 @@ _OPEN: ContextVar[frozenset[str]] = ContextVar("nequip_open_checkpoints", defaul
 _LOADERS = frozenset(
     canonical_name(f"nequip.model.{name}")
     for name in ("ModelFromCheckpoint", "ModelFromPackage", "modify")
-)
+) | {"nequip_model.new_types.ModelWithNewTypes"}
 
 
 def ModelFromCheckpoint(  # noqa: N802 - documented name, used like a class in configs

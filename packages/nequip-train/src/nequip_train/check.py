@@ -16,7 +16,13 @@ from nequip_core.documented_names import canonical_name
 from nequip_core.errors import ConfigError, closest
 from nequip_core.instantiate import TARGET
 from nequip_train.before_training import check_before_training
-from nequip_train.construction import SPECIAL_KEYS, argument_mistake, call, resolve_target
+from nequip_train.construction import (
+    SPECIAL_KEYS,
+    accepted_arguments,
+    argument_mistake,
+    call,
+    resolve_target,
+)
 from nequip_train.resolvers import STATISTICS_RESOLVER, register_statistics
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ _GIVEN = {
     "trainer": ("inference_mode",),
     "training_module": ("num_datasets", "info_dict"),
     "stats_manager": (),
+    "sampler": ("data_source",),
 }
 _LOADER = "torch.utils.data.DataLoader"
 _MAPPER = canonical_name("nequip.data.transforms.ChemicalSpeciesToAtomTypeMapper")
@@ -173,7 +180,9 @@ def check_targets(config: Any, where: str) -> None:
     if TARGET in config or is_loader:
         target = resolve_target({TARGET: _LOADER, **config}, where)
         given = [name for name in config if name not in SPECIAL_KEYS]
-        given += [name for name in _GIVEN.get(key, ()) if name not in given]
+        injected = [name for name in _GIVEN.get(key, ()) if name not in given]
+        taken = accepted_arguments(target)[0] if key == "sampler" else injected
+        given += [name for name in injected if name in taken]
         given += ["dataset"] if is_loader and "dataset" not in given else []
         if not config.get("_args_"):
             partial = bool(config.get("_partial_", False))

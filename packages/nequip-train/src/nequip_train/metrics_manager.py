@@ -66,6 +66,7 @@ class MetricsManager(torch.nn.ModuleDict):
     Attributes:
         entries: `MetricEntry` by name.
         do_weighted_sum: whether any metric has a coefficient.
+        unlabelled: metrics that met no label in the latest call.
         metrics_values_step: latest values of a call by name, None before.
         metrics_values_epoch: latest values of `compute` by name, None before.
 
@@ -83,6 +84,7 @@ class MetricsManager(torch.nn.ModuleDict):
             self._add(dict(config))
         self.do_weighted_sum = False
         self._labelled: set[tuple[str, int]] = set()
+        self.unlabelled: set[str] = set()
         self.set_coeffs({name: entry.coeff for name, entry in self.entries.items()})
         self.metrics_values_step: dict[str, float | None] = dict.fromkeys(self.entries)
         self.metrics_values_epoch: dict[str, float | None] = dict.fromkeys(self.entries)
@@ -153,6 +155,15 @@ class MetricsManager(torch.nn.ModuleDict):
         Raises:
             ConfigError: a name is unknown, or the coefficients do not have a positive sum.
         """
+        self.check_coeffs(coeffs)
+        given = [float(value) for value in coeffs.values() if value is not None]
+        for name, entry in self.entries.items():
+            value = coeffs.get(name)
+            entry.coeff = None if value is None else float(value) / sum(given)
+        self.do_weighted_sum = bool(given)
+
+    def check_coeffs(self, coeffs: Mapping[str, float | None]) -> None:
+        """Raise the error that `set_coeffs` would raise."""
         for name, value in coeffs.items():
             if name not in self.entries:
                 raise ConfigError(
@@ -165,10 +176,6 @@ class MetricsManager(torch.nn.ModuleDict):
         given = [float(value) for value in coeffs.values() if value is not None]
         if given and not sum(given) > 0:
             raise ConfigError(f"the coefficients {dict(coeffs)} have the sum zero")
-        for name, entry in self.entries.items():
-            value = coeffs.get(name)
-            entry.coeff = None if value is None else float(value) / sum(given)
-        self.do_weighted_sum = bool(given)
 
     def required_fields(self) -> dict[str, str]:
         """Return the name of the first metric that needs it by field name."""
@@ -216,6 +223,9 @@ class MetricsManager(torch.nn.ModuleDict):
             for result in (result for found in results.values() for result in found):
                 if result.is_missing:
                     result.value = torch.full_like(result.value, torch.nan)
+        self.unlabelled = {
+            name for name, found in results.items() if all(result.is_missing for result in found)
+        }
         values = self._reported(results)
         self.metrics_values_step = {name: float(values[name].detach()) for name in self.entries}
         return {f"{prefix}{name}{suffix}": value for name, value in values.items()}

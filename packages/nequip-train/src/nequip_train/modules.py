@@ -18,10 +18,10 @@ from nequip_model.checkpoint import BASES_KEY, VERSION_KEY, build_models, checkp
 from nequip_model.checkpoint_bases import remember_config
 from nequip_train.construction import build, call, resolve_target
 from nequip_train.data.shares import emptied_, is_filling
-from nequip_train.ema import EMAWeights
+from nequip_train.ema import AveragedWeights, EMAWeights
 from nequip_train.metrics_manager import WEIGHTED_SUM, MetricsManager
 
-__all__ = ["EMALightningModule", "NequIPLightningModule"]
+__all__ = ["AveragingLightningModule", "EMALightningModule", "NequIPLightningModule"]
 
 Config = Mapping[str, Any]
 
@@ -145,12 +145,21 @@ class NequIPLightningModule(lightning.LightningModule):
                 # metric that does so takes every batch in twice, so one process alone must not.
                 metric.dist_sync_on_step = self.world_size > 1
 
-    def training_step(self, batch: Frame, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Frame, batch_idx: int) -> torch.Tensor | None:
         """Return the loss of a batch, times the number of processes.
 
         Distributed training averages gradients over processes, but each already has its share of
         the gradient of the loss of all: the factor undoes the averaging.
         """
+        values, output = self._logged_loss(batch, batch_idx)
+        loss = values[WEIGHTED_SUM]
+        if not loss.requires_grad:
+            # A batch without a single label still needs a backward pass, with zero gradient.
+            loss = loss + 0.0 * output[TOTAL_ENERGY_KEY].sum()
+        return loss * self.world_size
+
+    def _logged_loss(self, batch: Frame, batch_idx: int) -> tuple[dict[str, torch.Tensor], Frame]:
+        """Log loss and training metrics of a batch; return the terms by name, and the output."""
         if self.loss is None:
             raise ConfigError("training_module.loss: is needed to train")
         filling, size = is_filling(batch), num_frames(batch)
@@ -158,19 +167,24 @@ class NequIPLightningModule(lightning.LightningModule):
         output = self._output(batch)
         if filling:
             output, target = emptied_(output), emptied_(target)
-        values = self.loss(output, target, prefix=self._prefix("train_loss_step"))
-        name = self._prefix("train_loss_step") + WEIGHTED_SUM
-        self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=size)
-        self.log("loss", values[name].detach(), prog_bar=True, logger=False, batch_size=size)
+        values = self.loss(output, target)
+        prefix = self._prefix("train_loss_step")
+        self.log_dict({f"{prefix}{k}": v.detach() for k, v in values.items()}, batch_size=size)
+        total = values[WEIGHTED_SUM].detach()
+        self.log("loss", total, prog_bar=True, logger=False, batch_size=size)
         if self.train_metrics is not None:
             prefix = self._prefix("train_metric_step")
             reported = self.train_metrics(detach_(dict(output)), target, prefix=prefix)
             self.log_dict(reported, batch_size=size)
-        loss = values[name]
-        if not loss.requires_grad:
-            # A batch without a single label still needs a backward pass, with zero gradient.
-            loss = loss + 0.0 * output[TOTAL_ENERGY_KEY].sum()
-        return loss * self.world_size
+        return values, output
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Do the optimizer's step."""
+        super().optimizer_step(*args, **kwargs)
+        self.on_weights_changed()
+
+    def on_weights_changed(self) -> None:
+        """Do what has to follow a step of the optimizer; for subclasses that average."""
 
     def on_train_epoch_end(self) -> None:
         """Log the values over the epoch."""
@@ -282,22 +296,13 @@ def _scheduler(config: Config, optimizer: torch.optim.Optimizer, where: str) -> 
     return call(resolve_target(config, where), {**arguments, "optimizer": optimizer}, where)
 
 
-class EMALightningModule(NequIPLightningModule):
-    """Also keeps a moving average of the weights, and validates and tests with it.
+class AveragingLightningModule(NequIPLightningModule):
+    """Keeps averages of the weights, set by a subclass, and validates and tests with them.
 
-    Args:
-        ema_decay: see `nequip_train.ema.EMAWeights`.
-        **kwargs: arguments of `NequIPLightningModule`.
+    Checkpoints hold both, the averages as ``ema.ema_weight_<k>``.
     """
 
-    def __init__(self, ema_decay: float = 0.999, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.ema = EMAWeights(self.model, ema_decay)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Do the optimizer's step, then take the new weights into the average."""
-        super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.model)
+    ema: AveragedWeights
 
     def _evaluation_output(self, batch: Frame) -> Frame:
         with self.ema.applied(self.model):
@@ -307,7 +312,24 @@ class EMALightningModule(NequIPLightningModule):
     def evaluation_model(self) -> torch.nn.ModuleDict:
         """A copy of the models that has the averaged weights."""
         models = copy.deepcopy(self.model)
-        with torch.no_grad():
-            for parameter, average in zip(models.parameters(), self.ema.weights(), strict=True):
-                parameter.copy_(average)
+        self.ema.copy_to(models)
         return models
+
+
+class EMALightningModule(AveragingLightningModule):
+    """Also keeps a moving average of the weights, and validates and tests with it.
+
+    Args:
+        ema_decay: see `nequip_train.ema.EMAWeights`.
+        **kwargs: arguments of `NequIPLightningModule`.
+    """
+
+    ema: EMAWeights
+
+    def __init__(self, ema_decay: float = 0.999, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ema = EMAWeights(self.model, ema_decay)
+
+    def on_weights_changed(self) -> None:
+        """Take the new weights into the average."""
+        self.ema.update(self.model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from nequip_core.errors import ConfigError, closest
+from nequip_train.data.dataset_numbers import big_dataset_stats
 
 if TYPE_CHECKING:
     from nequip_core.archive.reader import PackageReader
@@ -93,26 +94,48 @@ def type_names_from_package(path: str) -> list[str]:
     return [str(types[index]) for index in sorted(types, key=int)]
 
 
-def cutoff_radius_from_package(path: str) -> float:
-    """Return the cutoff radius of a package, from its metadata or config: no code of it runs.
+def cutoff_radius_from_package(path: str, model_key: str | None = None) -> float:
+    """Return the cutoff radius of a package or checkpoint, as it says itself: no code of it runs.
+
+    Args:
+        path: a ``.nequip.zip`` or ``.ckpt`` file.
+        model_key: name of one of several models; default the first.
 
     Raises:
-        MissingFileError: there is no such package.
-        FileFormatError: it is not a package.
-        ConfigError: neither its metadata nor its config have the cutoff.
+        MissingFileError: there is no such file.
+        FileFormatError: it is no package or checkpoint.
+        ConfigError: it has no such model, or does not say the cutoff.
     """
-    package = _package(path)
-    value = package.metadata.get("r_max")
-    if value is None:
-        # Packages of other writers have it only where the model's config has.
-        config = yaml.safe_load(package.config_text) or {}
-        value = ((config.get("training_module") or {}).get("model") or {}).get("r_max")
+    if str(path).endswith(".ckpt"):
+        from nequip_model.checkpoint import read_checkpoint
+
+        value = read_checkpoint(path)["hyper_parameters"]["model"].get("r_max")
+    else:
+        value = _package_cutoff(_package(path), path, model_key)
     if value is None:
         raise ConfigError(
             f"'{path}' does not say its cutoff radius in a place that can be read without running "
             "it; write the number into the config"
         )
     return float(value)
+
+
+def _package_cutoff(package: PackageReader, path: str, model_key: str | None) -> Any:
+    names = list(package.metadata.get("model_names") or ())
+    if model_key is not None and names and model_key not in names:
+        raise ConfigError(
+            f"'{path}' has no model '{model_key}'{closest(model_key, names)} (it has "
+            f"{', '.join(names)})"
+        )
+    if model_key is not None and names and model_key != names[0]:
+        described = ((package.architecture or {}).get("models") or {}).get(model_key) or {}
+        return (described.get("arguments") or {}).get("r_max")
+    value = package.metadata.get("r_max")
+    if value is None:
+        # Packages of other writers have it only where the model's config has.
+        config = yaml.safe_load(package.config_text) or {}
+        value = ((config.get("training_module") or {}).get("model") or {}).get("r_max")
+    return value
 
 
 def _package(path: str) -> PackageReader:
@@ -122,7 +145,7 @@ def _package(path: str) -> PackageReader:
     return PackageReader(local_file(path))
 
 
-_RESOLVERS = {
+_RESOLVERS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         int_div,
@@ -135,6 +158,15 @@ _RESOLVERS = {
     )
 }
 
+
+def _resolved_dataset_stats(name: str, cutoff_radius: float | str) -> Any:
+    """Return `big_dataset_stats` as a config, so that ``${path.to.it.key}`` reaches into it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(big_dataset_stats(name, cutoff_radius))
+
+
+_RESOLVERS[big_dataset_stats.__name__] = _resolved_dataset_stats
 
 # What extension packages registered.
 _REGISTERED: dict[str, Callable[..., Any]] = {}

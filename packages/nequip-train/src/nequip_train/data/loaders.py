@@ -11,7 +11,7 @@ import torch
 
 from nequip_core.errors import ConfigError, DataError
 from nequip_core.frames import Frame, batched_from_list
-from nequip_train.construction import SPECIAL_KEYS, build, resolve_target
+from nequip_train.construction import SPECIAL_KEYS, accepted_arguments, build, resolve_target
 from nequip_train.data.shares import DealtBatches, FillingCollate, split
 
 __all__ = ["LOADER", "Surroundings", "build_loader", "collate"]
@@ -111,6 +111,10 @@ def build_loader(
             config.setdefault("persistent_workers", True)
         config.setdefault("pin_memory", around.on_gpu)
     given: dict[str, Any] = {}
+    if isinstance(config.get("sampler"), Mapping) and around.world_size == 1:
+        given["sampler"] = _sampler(
+            config.pop("sampler"), f"{where}.sampler", dataset, config["generator"]
+        )
     if "batch_sampler" in config:
         given["batch_sampler"] = _batch_sampler(
             config.pop("batch_sampler"), f"{where}.batch_sampler", dataset, config["generator"]
@@ -134,6 +138,15 @@ def _batch_sampler(config: Any, where: str, dataset: Any, generator: torch.Gener
                 raise ConfigError(f"{where}.{key}: is given by the data module, remove it")
         return build(config, where, dataset=dataset, generator=generator)
     return build(config, where)
+
+
+def _sampler(
+    config: Mapping[str, Any], where: str, dataset: Any, generator: torch.Generator
+) -> Any:
+    """Return a sampler of frames, given data set and generator if it takes them."""
+    given = {"data_source": dataset, "generator": generator}
+    taken = accepted_arguments(resolve_target(config, where))[0]
+    return build(config, where, **{key: value for key, value in given.items() if key in taken})
 
 
 def _share(
