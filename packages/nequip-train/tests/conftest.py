@@ -167,7 +167,9 @@ def train(workplace: Path) -> Callable[..., int]:
         with warnings.catch_warnings():
             # Rich and Lightning leave open what the garbage collector closes.
             warnings.simplefilter("ignore", ResourceWarning)
-            return main(["config.yaml", "hydra.run.dir=out", *arguments])
+            # Figures take seconds; the tests of reports ask for them.
+            quick = [] if "run_folder" in config else ["++run_folder.report=false"]
+            return main(["config.yaml", "hydra.run.dir=out", *quick, *arguments])
 
     return run
 

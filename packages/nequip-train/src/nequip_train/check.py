@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "check_config", "resolve", "training_module"]
 
 SECTIONS = ("run", "data", "trainer", "training_module")
-TOP_LEVEL_KEYS = (*SECTIONS, "ckpt_path", "hydra", "global_options")
+TOP_LEVEL_KEYS = (
+    *SECTIONS,
+    "ckpt_path",
+    "force_restart",
+    "global_options",
+    "hydra",
+    "run_folder",
+)
 STAGES = ("train", "val", "test")
 # What must be in training_module, by stage.
 _NEEDED = {"train": ("loss", "val_metrics", "optimizer"), "val": ("val_metrics",)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ USAGE = "usage: nequip-train CONFIG.yaml [KEY=VALUE ...]"
 
 HELP = f"""{USAGE}
        nequip-train [-cp FOLDER] -cn NAME [KEY=VALUE ...]
+       nequip-train resume RUN_DIR [--force] [KEY=VALUE ...]
+       nequip-train report RUN_DIR
 
 Train, validate and test a model as a YAML config says.
 
@@ -25,8 +28,11 @@ arguments:
   KEY=VALUE            change a value of the config: trainer.max_epochs=10
   +KEY=VALUE           add one;  ++KEY=VALUE add or change one;  ~KEY remove one
   ++ckpt_path=FILE     continue the run that wrote this checkpoint
+  resume RUN_DIR       continue the run that wrote this folder, with the config it has there
+  report RUN_DIR       write report.html of a run anew, from what is in its folder
 
 options:
+  --force                     continue though the config has changed
   -cp, --config-path FOLDER   folder of the config (default: the current one)
   -cn, --config-name NAME     name of the config, with or without .yaml (default: config)
   -m, --multirun              run once for every combination of comma-separated values
@@ -48,6 +54,7 @@ _WITH_VALUE = {
     "-c": "--cfg",
 }
 _WITH_VALUE_LONG = {*_WITH_VALUE.values(), "--experimental-rerun"}
+_FORCE = "--force"
 
 
 class _UsageError(Exception):
@@ -71,13 +78,69 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"nequip-train {__version__}")
         return 0
     try:
+        command = _SUBCOMMANDS.get(arguments[0]) if arguments else None
+        if command is not None:
+            return run_command(lambda: command(arguments[1:]))
         return run_command(lambda: _run(arguments))
     except _UsageError as error:
         print(f"{USAGE}\nnequip-train: error: {error}", file=sys.stderr)
         return 2
 
 
+def _resume(arguments: list[str]) -> None:
+    """Continue a run: ``resume RUN_DIR [--force] [KEY=VALUE ...]``."""
+    folder, rest = _run_folder("resume", arguments)
+    for argument in rest:
+        if argument != _FORCE and (argument.startswith("-") or not _is_override(argument)):
+            raise _UsageError(f"resume takes {_FORCE} and KEY=VALUE after the folder: '{argument}'")
+
+    from nequip_train.restart.resume import resumption
+
+    plan = resumption(folder, [item for item in rest if item != _FORCE], force=_FORCE in rest)
+    for note in plan.notes:
+        print(note, file=sys.stderr)
+    if plan.arguments is None:
+        return
+
+    from nequip_train.train import application
+
+    with contextlib.chdir(plan.folder):
+        application(plan.arguments)
+
+
+def _report(arguments: list[str]) -> None:
+    """Write the report of a run: ``report RUN_DIR``."""
+    folder, rest = _run_folder("report", arguments)
+    if rest:
+        raise _UsageError(f"report takes one folder, not also '{rest[0]}'")
+
+    from nequip_train.run_folder.report import write_report
+
+    print(write_report(Path(folder)))
+
+
+def _run_folder(command: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """Return the folder and the other arguments."""
+    folders = [item for item in arguments if not item.startswith("-") and not _is_override(item)]
+    if not folders:
+        raise _UsageError(f"{command} needs the folder of a run: nequip-train {command} RUN_DIR")
+    rest = list(arguments)
+    rest.remove(folders[0])
+    return folders[0], rest
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument or argument.startswith("~")
+
+
+_SUBCOMMANDS = {"resume": _resume, "report": _report}
+
+
 def _run(arguments: list[str]) -> None:
+    if _FORCE in arguments:
+        # As a key, which processes that Lightning launches are given too.
+        arguments = [item for item in arguments if item != _FORCE]
+        arguments.append("++force_restart=true")
     hydra_arguments = _for_hydra(arguments)
 
     from nequip_train.train import application

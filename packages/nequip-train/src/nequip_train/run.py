@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -20,6 +21,9 @@ from nequip_train.check import Plan, check_config, resolve, training_module
 from nequip_train.construction import SPECIAL_KEYS, build, call, resolve_target
 from nequip_train.metrics_table import print_metrics
 from nequip_train.resolvers import register_resolvers, register_statistics
+from nequip_train.restart.resume import set_aside_newer
+from nequip_train.restart.same_run import check_same_run, remember_config
+from nequip_train.run_folder.options import run_folder_options
 
 if TYPE_CHECKING:
     import lightning
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from nequip_train.data.datamodules import NequIPDataModule
     from nequip_train.metrics_manager import MetricsManager
     from nequip_train.modules import NequIPLightningModule
+    from nequip_train.run_folder.options import RunFolderOptions
+    from nequip_train.run_folder.session import RunSession
 
 __all__ = ["run"]
 
@@ -48,7 +54,10 @@ def run(config: DictConfig) -> None:
     register_resolvers()
     extensions = import_extensions()
     plan = check_config(config)
+    options = run_folder_options(resolve(config, "run_folder") if "run_folder" in config else None)
     checkpoint = _checkpoint(plan)
+    if checkpoint is not None:
+        check_same_run(config, plan, checkpoint)
     datamodule = _datamodule(plan)
     trainer = _trainer(plan.trainer)
     info = {
@@ -69,7 +78,42 @@ def run(config: DictConfig) -> None:
         _LOG.info("continuing from %s; training_module is that of the checkpoint", plan.checkpoint)
     _check_monitors(trainer, module)
     _check_labels(datamodule, module, plan.stages)
-    _run_stages(plan, first, trainer, module, datamodule)
+    with _session(config, options, plan, trainer, module, checkpoint) as session:
+        _run_stages(plan, first, trainer, module, datamodule, session)
+
+
+@contextlib.contextmanager
+def _session(
+    config: DictConfig,
+    options: RunFolderOptions,
+    plan: Plan,
+    trainer: lightning.Trainer,
+    module: NequIPLightningModule,
+    checkpoint: dict[str, Any] | None,
+) -> Iterator[RunSession]:
+    """Surround the stages with what is written about them."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from nequip_train.run_folder.session import RunSession
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if trainer.is_global_zero:
+        remember_config(config, folder)
+        if plan.checkpoint is not None and Path(plan.checkpoint).resolve().parent == folder:
+            own = [getattr(item, "dirpath", None) for item in trainer.checkpoint_callbacks]
+            set_aside_newer(Path(plan.checkpoint), folder, [Path(item) for item in own if item])
+    session = RunSession(folder, options, trainer, _has_own_bar(plan.trainer))
+    info = dict(module.hparams["info_dict"])
+    session.start(module, plan, info, checkpoint)
+    with session.ending():
+        yield session
+
+
+def _has_own_bar(trainer: Mapping[str, Any]) -> bool:
+    """Tell whether the config names a progress bar."""
+    callbacks = trainer.get("callbacks") or []
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any("ProgressBar" in str(item.get(TARGET)) for item in listed if isinstance(item, dict))
 
 
 def _checkpoint(plan: Plan) -> dict[str, Any] | None:
@@ -266,6 +310,7 @@ def _run_stages(
     trainer: lightning.Trainer,
     module: NequIPLightningModule,
     datamodule: NequIPDataModule,
+    session: RunSession,
 ) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -294,6 +339,7 @@ def _run_stages(
                 values = evaluate(
                     module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
                 )
+                session.results(values)
                 if trainer.is_global_zero:
                     print_metrics(values)
         except MisconfigurationException as error:
