@@ -151,10 +151,16 @@ def base_config() -> dict[str, Any]:
     return CONFIG
 
 
+@pytest.fixture(scope="session")
+def plain_config() -> dict[str, Any]:
+    """A small complete config, to be left as it is."""
+    return CONFIG
+
+
 @pytest.fixture
-def config() -> dict[str, Any]:
+def config(plain_config: dict[str, Any]) -> dict[str, Any]:
     """A small complete config, to be changed by the test."""
-    return copy.deepcopy(CONFIG)
+    return copy.deepcopy(plain_config)
 
 
 @pytest.fixture

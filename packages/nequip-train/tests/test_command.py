@@ -138,7 +138,7 @@ def test_an_interrupt_says_from_where_to_continue(config, train, workplace, caps
     printed = capsys.readouterr()
     assert printed.err.splitlines()[-1] == "interrupted"
     last = workplace / "out" / "last.ckpt"
-    assert f"continue with ++ckpt_path='{last}'" in printed.out
+    assert f"continue with: nequip-train resume '{workplace / 'out'}'" in printed.out
     assert last.exists()
 
 

@@ -349,7 +349,12 @@ def _run_stages(
             if not trainer.interrupted:
                 raise
         if trainer.interrupted:
-            _say_where(trainer, "interrupted; continue with ++ckpt_path='%s'", "last_model_path")
+            if session.options.restart:
+                _LOG.info("interrupted; continue with: nequip-train resume '%s'", session.folder)
+            else:
+                _say_where(
+                    trainer, "interrupted; continue with ++ckpt_path='%s'", "last_model_path"
+                )
             raise KeyboardInterrupt
     if trained:
         _say_where(trainer, "best checkpoint: %s", "best_model_path")

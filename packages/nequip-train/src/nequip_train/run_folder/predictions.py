@@ -199,7 +199,9 @@ class PredictionErrors(lightning.Callback):
 
     def _compare(self, dataset: str, module: Any, output: Mapping[str, Any], batch: Any) -> None:
         names = list(module.type_names)
-        self._frames[dataset] = self._frames.get(dataset, 0) + len(batch[NUM_NODES_KEY])
+        # Not the batch's own: one that only fills up the share of a process has no output.
+        count = len(output[NUM_NODES_KEY])
+        self._frames[dataset] = self._frames.get(dataset, 0) + count
         for field in _PREDICTED:
             label, prediction = batch.get(field), output.get(field)
             if label is None or prediction is None or label.shape != prediction.shape:

@@ -93,7 +93,9 @@ class RunRecord:
                 self.content = content
 
     def note(self, **facts: Any) -> None:
-        """Note facts, and how long this session has lasted."""
+        """Note facts, and how long this session has lasted; nothing before `start`."""
+        if not self.content["sessions"]:
+            return
         self.content.update(facts)
         self.content["sessions"][-1]["seconds"] = round(time.monotonic() - self._started, 1)
         self._write()
@@ -105,6 +107,8 @@ class RunRecord:
             status: ``finished``, ``interrupted`` or ``failed``.
             message: why, if it did not finish.
         """
+        if not self.content["sessions"]:
+            return
         self.content["sessions"][-1]["ended"] = _now()
         self.note(status=status, message=message)
 
