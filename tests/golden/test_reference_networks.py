@@ -8,6 +8,7 @@ import pickle
 import re
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,6 @@ def recorded(file: Path) -> Frames:
     return frames
 
 
-def stored(file: Path, folder: Path) -> Path:
-    """Return `file`; of a package, which is kept compressed here, a copy as torch writes them."""
-    if file.suffix != ".zip":
-        return file
-    copy = folder / f"stored-{file.name}"
-    with zipfile.ZipFile(file) as source, zipfile.ZipFile(copy, "w") as sink:
-        for entry in source.infolist():
-            sink.writestr(entry.filename, source.read(entry))
-    return copy
-
-
 def test_there_are_networks_of_six_versions() -> None:
     assert len({file.parent for file in FILES}) == 6
     assert len(FILES) == 21
@@ -65,8 +55,8 @@ def test_file_is_the_recorded_one(file: Path) -> None:
 
 
 @each_file
-def test_imported_network_predicts_the_same(file: Path, tmp_path: Path) -> None:
-    saved = import_reference(stored(file, tmp_path))
+def test_imported_network_predicts_the_same(file: Path, stored: Callable[[Path], Path]) -> None:
+    saved = import_reference(stored(file))
     assert saved.versions["nequip"] == file.parent.name
     model: Any = saved.models["sole_model"]
     assert model.type_names == ["Cu", "Au"]
@@ -164,7 +154,9 @@ def test_given_outputs_are_verified() -> None:
         import_reference(NEWEST / "basic.ckpt", [(inputs, wrong)])
 
 
-def test_a_checkpoint_that_started_from_a_file_follows_it(tmp_path: Path) -> None:
+def test_a_checkpoint_that_started_from_a_file_follows_it(
+    tmp_path: Path, stored: Callable[[Path], Path]
+) -> None:
     for target, argument, source in (
         ("nequip.model.ModelFromPackage", "package_path", "rich.nequip.zip"),
         ("nequip.model.ModelFromCheckpoint", "checkpoint_path", "rich.ckpt"),
@@ -177,7 +169,7 @@ def test_a_checkpoint_that_started_from_a_file_follows_it(tmp_path: Path) -> Non
         )
         with pytest.raises(MissingFileError, match=f"put that file beside '{path}'"):
             import_reference(path)
-        found = stored(NEWEST / source, tmp_path)
+        found = stored(NEWEST / source)
         (tmp_path / source).write_bytes(found.read_bytes())
         model: Any = import_reference(path).models["sole_model"]
         for inputs, outputs in recorded(NEWEST / "rich.ckpt").values():
@@ -358,8 +350,8 @@ def test_a_pickle_with_a_memo_beyond_its_size_is_refused(tmp_path: Path) -> None
         import_reference(path)
 
 
-def test_no_code_of_a_package_is_imported(tmp_path: Path) -> None:
-    package = stored(NEWEST / "basic.nequip.zip", tmp_path)
+def test_no_code_of_a_package_is_imported(stored: Callable[[Path], Path]) -> None:
+    package = stored(NEWEST / "basic.nequip.zip")
     before = set(sys.modules)
     seen: list[str] = []
     active = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +36,6 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TRUST_VARIABLE, raising=False)
 
 
-def stored(file: Path, folder: Path) -> Path:
-    """Return a copy of a package, which is kept compressed here, as torch writes them."""
-    copy = folder / f"stored-{file.name}"
-    with zipfile.ZipFile(file) as source, zipfile.ZipFile(copy, "w") as sink:
-        for entry in source.infolist():
-            sink.writestr(entry.filename, source.read(entry))
-    return copy
-
-
 def assert_ase_gives_the_recorded(package: Path, file: Path) -> None:
     """Check energies and forces of ASE's calculator against those that `file`'s version gave."""
     calculator = NequIPCalculator.from_package(package, trust_code=True)
@@ -69,14 +60,18 @@ def assert_ase_gives_the_recorded(package: Path, file: Path) -> None:
 
 
 @each_file
-def test_ase_runs_a_package_of_nequip_with_consent(file: Path, tmp_path: Path) -> None:
-    assert_ase_gives_the_recorded(stored(file, tmp_path), file)
+def test_ase_runs_a_package_of_nequip_with_consent(
+    file: Path, stored: Callable[[Path], Path]
+) -> None:
+    assert_ase_gives_the_recorded(stored(file), file)
 
 
 @few_files
-def test_ase_runs_it_after_an_upgrade_and_packaged_again(version: str, tmp_path: Path) -> None:
+def test_ase_runs_it_after_an_upgrade_and_packaged_again(
+    version: str, tmp_path: Path, stored: Callable[[Path], Path]
+) -> None:
     file = FOLDER / version / "basic.nequip.zip"
-    plain = stored(file, tmp_path)
+    plain = stored(file)
     upgraded, again = tmp_path / "up.nequip.zip", tmp_path / "again.nequip.zip"
     upgrade_package(plain, upgraded, trust_code=True)
     assert PackageReader(upgraded).format_version == 3
@@ -88,9 +83,9 @@ def test_ase_runs_it_after_an_upgrade_and_packaged_again(version: str, tmp_path:
 @pytest.mark.parametrize("mode", ["eager", "compile"])
 @pytest.mark.parametrize(("name", "table"), [("basic", None), ("rich", "3.5 3.5 3.75 4.0")])
 def test_a_model_of_nequip_states_its_cutoffs(
-    name: str, table: str | None, mode: str, tmp_path: Path
+    name: str, table: str | None, mode: str, stored: Callable[[Path], Path]
 ) -> None:
-    path = stored(FOLDER / "0.19.1" / f"{name}.nequip.zip", tmp_path)
+    path = stored(FOLDER / "0.19.1" / f"{name}.nequip.zip")
     saved = load_package(path, trust_code=True, mode=mode)
     model = saved.models["sole_model"]
     assert saved.loaded_by == "snapshot"
