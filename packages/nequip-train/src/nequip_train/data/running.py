@@ -6,6 +6,7 @@ All components of all values count as one number each, whatever the shape of the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -171,7 +172,36 @@ class StandardDeviation(_Running):
         return "var" if self.squared else "std"
 
 
-class Max(_Running):
+class _Extreme(_Running):
+    """Base of `Max` and `Min`: the outermost component of all values."""
+
+    kind: str
+    pick: Callable[[torch.Tensor], torch.Tensor]
+    outermost: torch.Tensor
+
+    def __init__(self, abs: bool = False, **kwargs: Any) -> None:  # noqa: A002 - documented name
+        super().__init__(**kwargs)
+        self.abs = abs
+        self._nothing = -math.inf if self.kind == "max" else math.inf
+        self._add("outermost", self._nothing, self.kind)
+
+    def update(self, values: torch.Tensor) -> None:
+        """Take in values of any shape."""
+        if values.numel():
+            values = values.abs() if self.abs else values
+            found = self.pick(values.to(torch.float64))
+            self.outermost = self.pick(torch.stack([self.outermost, found]))
+
+    def compute(self) -> torch.Tensor:
+        """Return the outermost value; NaN of nothing."""
+        return torch.where(self.outermost == self._nothing, torch.nan, self.outermost)
+
+    def __str__(self) -> str:
+        """Return the suffix of automatic names."""
+        return f"abs{self.kind}" if self.abs else self.kind
+
+
+class Max(_Extreme):
     """The largest component of all values.
 
     Args:
@@ -179,29 +209,11 @@ class Max(_Running):
         **kwargs: arguments of `torchmetrics.Metric`.
     """
 
-    largest: torch.Tensor
-
-    def __init__(self, abs: bool = False, **kwargs: Any) -> None:  # noqa: A002 - documented name
-        super().__init__(**kwargs)
-        self.abs = abs
-        self._add("largest", -math.inf, "max")
-
-    def update(self, values: torch.Tensor) -> None:
-        """Take in values of any shape."""
-        if values.numel():
-            values = values.abs() if self.abs else values
-            self.largest = torch.maximum(self.largest, values.to(torch.float64).max())
-
-    def compute(self) -> torch.Tensor:
-        """Return the largest value; NaN of nothing."""
-        return torch.where(self.largest == -math.inf, torch.nan, self.largest)
-
-    def __str__(self) -> str:
-        """Return the suffix of automatic names."""
-        return "absmax" if self.abs else "max"
+    kind = "max"
+    pick = staticmethod(torch.amax)
 
 
-class Min(_Running):
+class Min(_Extreme):
     """The smallest component of all values.
 
     Args:
@@ -209,23 +221,5 @@ class Min(_Running):
         **kwargs: arguments of `torchmetrics.Metric`.
     """
 
-    smallest: torch.Tensor
-
-    def __init__(self, abs: bool = False, **kwargs: Any) -> None:  # noqa: A002 - documented name
-        super().__init__(**kwargs)
-        self.abs = abs
-        self._add("smallest", math.inf, "min")
-
-    def update(self, values: torch.Tensor) -> None:
-        """Take in values of any shape."""
-        if values.numel():
-            values = values.abs() if self.abs else values
-            self.smallest = torch.minimum(self.smallest, values.to(torch.float64).min())
-
-    def compute(self) -> torch.Tensor:
-        """Return the smallest value; NaN of nothing."""
-        return torch.where(self.smallest == math.inf, torch.nan, self.smallest)
-
-    def __str__(self) -> str:
-        """Return the suffix of automatic names."""
-        return "absmin" if self.abs else "min"
+    kind = "min"
+    pick = staticmethod(torch.amin)
