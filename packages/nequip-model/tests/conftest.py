@@ -51,3 +51,14 @@ def rotation():
     generator = torch.Generator().manual_seed(11)
     q, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))
     return q * torch.linalg.det(q).sign()
+
+
+@pytest.fixture
+def float64():
+    """Weights in float64, drawn from a seed; the default dtype is set back afterwards."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    torch.set_default_dtype(before)

@@ -43,19 +43,10 @@ from nequip_model.graph_modules.node_embedding import NodeTypeEmbed
 from nequip_model.nn.geometry import EdgeGeometry
 from nequip_model.nn.modifier import model_modifier, replace_submodules
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 TYPES = ["A", "B"]
 SCALAR = {"x": Irreps("1x0e")}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    """Weights in float64, drawn from a seed; the default dtype is set back afterwards."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    torch.set_default_dtype(before)
 
 
 class Passing(GraphModuleMixin, torch.nn.Module):

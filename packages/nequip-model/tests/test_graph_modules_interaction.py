@@ -18,21 +18,12 @@ from nequip_model.graph_modules.mixin import SequentialGraphNetwork
 from nequip_model.graph_modules.node_embedding import NodeTypeEmbed
 from nequip_model.graph_modules.vector_embedding import AppendVectorFieldEmbed
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 TYPES = ["A", "B"]
 KWARGS = {"type_names": TYPES, "avg_num_neighbors": {"A": 20.0, "B": 30.0}}
 HIDDEN = "4x0e+2x0o+3x1o+2x1e+1x2e"
 VECTORS = {"polarization": -1, "magmoms": 1}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    """Weights in float64, drawn from a seed; the default dtype is set back afterwards."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    torch.set_default_dtype(before)
 
 
 def network(vectors=False, **changes):
