@@ -213,6 +213,16 @@ def test_content_that_is_not_text_is_compared_by_digest() -> None:
     assert unified_diff(b"a", b"a", ("one", "two")) == []
 
 
+def with_pickle(content: bytes, folder: Path) -> Path:
+    """A package whose pickled model is something else."""
+    path = folder / "odd.nequip.zip"
+    with zipfile.ZipFile(FORMAT_2) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            is_model = name.endswith("eager_model.pkl")
+            target.writestr(name, content if is_model else source.read(name))
+    return path
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -226,11 +236,7 @@ def test_content_that_is_not_text_is_compared_by_digest() -> None:
 def test_a_damaged_pickle_is_an_error(
     damage: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "bad.nequip.zip"
-    with zipfile.ZipFile(FORMAT_2) as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            is_model = name.endswith("eager_model.pkl")
-            target.writestr(name, damage if is_model else source.read(name))
+    path = with_pickle(damage, tmp_path)
     assert main(["diff", str(path), str(FORMAT_2)]) == 1
     assert "is no well-formed pickle" in capsys.readouterr().err
 
@@ -276,11 +282,7 @@ def test_a_damaged_pickle_is_an_error(
 def test_odd_modules_are_an_error(
     content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "odd.nequip.zip"
-    with zipfile.ZipFile(FORMAT_2) as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            is_model = name.endswith("eager_model.pkl")
-            target.writestr(name, content if is_model else source.read(name))
+    path = with_pickle(content, tmp_path)
     assert main(["diff", str(path), str(FORMAT_2)]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

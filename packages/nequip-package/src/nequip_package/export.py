@@ -23,15 +23,10 @@ from nequip_core.errors import PackagingError
 from nequip_package.code_origin import CodeOrigin
 from nequip_package.facade import bake
 from nequip_package.import_chain import CodeWalk, broken_imports
+from nequip_package.members import LARGEST_IN_MEMORY, Members, as_file
 from nequip_package.stable_pickles import stable_pickles
 
 __all__ = ["Members", "export_models", "mode_member"]
-
-Members = dict[str, bytes | Path]
-
-# Larger members stay in files.
-_LARGEST_IN_MEMORY = 2**20
-_COPY_CHUNK = 2**20
 
 
 def mode_member(mode: str) -> str:
@@ -91,14 +86,11 @@ def _unpacked(container: io.BytesIO, scratch: Path) -> Members:
     with zipfile.ZipFile(container) as archive:
         for number, entry in enumerate(archive.infolist()):
             name = entry.filename.partition("/")[2]
-            if entry.file_size <= _LARGEST_IN_MEMORY:
+            if entry.file_size <= LARGEST_IN_MEMORY:
                 members[name] = archive.read(entry)
-                continue
-            file = scratch / f"member{number}"
-            with archive.open(entry) as content, file.open("wb") as copy:
-                while chunk := content.read(_COPY_CHUNK):
-                    copy.write(chunk)
-            members[name] = file
+            else:
+                with archive.open(entry) as content:
+                    members[name] = as_file(content, scratch / f"member{number}")
     return members
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -23,8 +24,10 @@ from nequip_package.json_text import json_bytes
 from nequip_package.tensors import write_tensors
 
 __all__ = [
+    "LARGEST_IN_MEMORY",
     "Members",
     "architecture_bytes",
+    "as_file",
     "copy_members",
     "extern_modules",
     "weights_file",
@@ -35,8 +38,8 @@ Members = dict[str, bytes | Path]
 
 Advance = Callable[[int, int], None]
 
-# Larger members are copied by way of a file.
-_LARGEST_IN_MEMORY = 2**20
+LARGEST_IN_MEMORY = 2**20
+"""Bytes; larger members are kept as files while a package is made."""
 _CHUNK = 2**20
 
 
@@ -95,15 +98,19 @@ def copy_members(package: PackageReader, scratch: Path) -> Members:
     members: Members = {}
     for number, (size, full_name) in enumerate(package.members()):
         name = full_name.removeprefix(f"{package.root}/")
-        if size <= _LARGEST_IN_MEMORY:
+        if size <= LARGEST_IN_MEMORY:
             members[name] = package.read_bytes(name)
-            continue
-        file = scratch / f"copied{number}"
-        with package.open_member(name) as content, file.open("wb") as copy:
-            while chunk := content.read(_CHUNK):
-                copy.write(chunk)
-        members[name] = file
+        else:
+            with package.open_member(name) as content:
+                members[name] = as_file(content, scratch / f"copied{number}")
     return members
+
+
+def as_file(content: IO[bytes], file: Path) -> Path:
+    """Write what an open file holds to `file`, piece by piece, and return that."""
+    with file.open("wb") as copy:
+        shutil.copyfileobj(content, copy, _CHUNK)
+    return file
 
 
 def write_members(
