@@ -164,18 +164,23 @@ def config(plain_config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def train(workplace: Path) -> Callable[..., int]:
-    """``train(config, *arguments)``: run the command in the workplace, return its exit code."""
+def train(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``train(config, *arguments)``: run the command in the workplace, return its exit code.
+
+    Without its report, whose figures take seconds, unless the config says something of it.
+    """
     from nequip_train.command import main
+    from nequip_train.run_folder import session
 
     def run(config: dict[str, Any], *arguments: str) -> int:
         (workplace / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         with warnings.catch_warnings():
             # Rich and Lightning leave open what the garbage collector closes.
             warnings.simplefilter("ignore", ResourceWarning)
-            # Figures take seconds; the tests of reports ask for them.
-            quick = [] if "run_folder" in config else ["++run_folder.report=false"]
-            return main(["config.yaml", "hydra.run.dir=out", *quick, *arguments])
+            with monkeypatch.context() as patch:
+                if "run_folder" not in config:
+                    patch.setattr(session, "write_report", lambda folder: folder)
+                return main(["config.yaml", "hydra.run.dir=out", *arguments])
 
     return run
 

@@ -43,6 +43,14 @@ def test_a_config_trains_validates_tests_and_leaves_a_readable_checkpoint(
         "train.log",
         "best.ckpt",
         "last.ckpt",
+        "restart.ckpt",
+        "config.yaml",
+        "run.json",
+        "metrics.csv",
+        "metrics.jsonl",
+        "errors.csv",
+        "errors.json",
+        "predictions.npz",
     }
     content = torch.load(workplace / "out" / "best.ckpt", weights_only=True)
     assert content["nequip_checkpoint_version"] == 1

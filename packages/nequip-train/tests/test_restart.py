@@ -386,7 +386,12 @@ def test_a_wrong_folder_or_option_is_told(arguments, code, message, workplace, c
 
 def test_ours_is_taken_before_later_checkpoints(tmp_path):
     assert checkpoint_of(tmp_path) is None
-    for name in ("a/last.ckpt", ".best.ckpt.0f/best.ckpt", "superseded/best.ckpt"):
+    for name in (
+        "a/last.ckpt",
+        ".best.ckpt.0f/best.ckpt",
+        "superseded/best.ckpt",
+        "earlier-1/a.ckpt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert checkpoint_of(tmp_path) == tmp_path / "a/last.ckpt"

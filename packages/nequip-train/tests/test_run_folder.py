@@ -167,9 +167,23 @@ def test_switched_off_a_run_leaves_what_it_did_before(config, train, workplace):
     assert names == {".hydra", "train.log", "best.ckpt", "last.ckpt"}
 
 
+def test_a_second_run_in_the_same_folder_keeps_the_files_of_the_first(config, train, workplace):
+    config["run"] = ["train"]
+    config["trainer"]["max_epochs"] = 1
+    for _ in range(3):
+        assert train(config) == 0
+    first = read_metrics(workplace / "out/earlier-1")
+    again = read_metrics(workplace / "out")
+    assert [row["step"] for row in first] == [row["step"] for row in again]
+    assert (workplace / "out/earlier-2/restart.ckpt").exists()
+    assert len(json.loads((workplace / "out/run.json").read_text())["sessions"]) == 1
+
+
 def test_a_trial_of_one_batch_leaves_nothing(config, train, workplace):
     assert train(config, "+trainer.fast_dev_run=true", "run=train") == 0
-    assert {path.name for path in (workplace / "out").iterdir()} == {".hydra", "train.log"}
+    names = {path.name for path in (workplace / "out").iterdir()}
+    # Lightning writes the last checkpoint even then.
+    assert names == {".hydra", "train.log", "last.ckpt"}
 
 
 class Kept(lightning.Callback):

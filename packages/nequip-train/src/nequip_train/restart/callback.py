@@ -8,10 +8,9 @@ between two steps, with all of that, and the loops are put back to exactly that 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import secrets
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torchmetrics
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from nequip_core.files import atomic_path
 from nequip_train.metrics_manager import MetricsManager
 from nequip_train.restart.checkpoint_files import AtomicCheckpointIO
 from nequip_train.restart.data_order import rewind
@@ -31,6 +31,7 @@ from nequip_train.restart.random_states import (
     set_random_states,
     to_plain,
 )
+from nequip_train.run_folder.record import only_warn
 
 __all__ = ["RESTART_FILE", "STATE_KEY", "RestartCheckpoint"]
 
@@ -53,16 +54,16 @@ class RestartCheckpoint(lightning.Callback):
     the weights are the same, and a run goes on from them as from ours.
 
     Args:
-        folder: where `RESTART_FILE` goes; None to write none and only make others exact.
+        folder: where `RESTART_FILE` goes.
         minutes: write after so many minutes since the last time; None for never.
         steps: write after so many batches since the last time; None for never.
     """
 
     def __init__(
-        self, folder: Path | None, minutes: float | None = 10.0, steps: int | None = None
+        self, folder: Path, minutes: float | None = 10.0, steps: int | None = None
     ) -> None:
         super().__init__()
-        self.path = None if folder is None else folder / RESTART_FILE
+        self.path = folder / RESTART_FILE
         self.files = AtomicCheckpointIO(optional=self.path)
         self.minutes, self.steps = minutes, steps
         self._loaded: dict[str, Any] | None = None
@@ -162,15 +163,11 @@ class RestartCheckpoint(lightning.Callback):
         replaced = list(dict.fromkeys(self.files.written))
         self._next = following
         try:
-            if self.path is not None:
-                trainer.save_checkpoint(self.path, weights_only=False)
-                is_new = trainer.is_global_zero and not self.files.failed
-                for file in replaced if is_new else ():
+            trainer.save_checkpoint(self.path, weights_only=False)
+            is_new = trainer.is_global_zero and not self.files.failed
+            for file in replaced if is_new else ():
+                with only_warn(f"'{file}' stays as it was written inside a step"):
                     _same_file(self.path, file)
-            else:
-                for file in replaced:
-                    if file.exists() and not file.is_symlink():
-                        trainer.save_checkpoint(file, weights_only=False)
         finally:
             self._next = _INSIDE
         self.files.written.clear()
@@ -219,7 +216,7 @@ class RestartCheckpoint(lightning.Callback):
             "finished": self._finished,
             "limits": _limits(trainer),
             "logged_steps": loops["epoch_loop.state_dict"]["_batches_that_stepped"],
-            "folder": None if self.path is None else str(self.path.parent),
+            "folder": str(self.path.parent),
         }
 
     # Reading.
@@ -232,10 +229,13 @@ class RestartCheckpoint(lightning.Callback):
             return
         state = checkpoint.get(STATE_KEY)
         self._loaded = state
-        old = state and state["folder"]
-        if old and self.path is not None and old != str(self.path.parent):
+        if state is None:
+            return
+        # Where the first process writes: others may not know.
+        folder = str(trainer.strategy.broadcast(str(self.path.parent)))
+        if state["folder"] != folder:
             checkpoint["callbacks"] = {
-                name: _relocated(value, old, str(self.path.parent))
+                name: _relocated(value, state["folder"], folder)
                 for name, value in checkpoint.get("callbacks", {}).items()
             }
 
@@ -394,8 +394,9 @@ def _same_file(source: Path, file: Path) -> None:
     """Let an existing file be another one's content, without a moment in which it is missing."""
     if not file.exists() or file.is_symlink() or not source.exists():
         return
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
-    with contextlib.suppress(OSError):
-        # Where there are no hard links, the checkpoint of inside the step stays.
-        os.link(source, temporary)
-        temporary.replace(file)
+    with atomic_path(file) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            # Another file system, or one without hard links.
+            shutil.copyfile(source, temporary)

@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         failed: whether the latest attempt to write the optional file failed.
     """
 
-    def __init__(self, optional: Path | None = None) -> None:
+    def __init__(self, optional: Path) -> None:
         super().__init__()
         self.optional = optional
         self.written: list[Path] = []

@@ -118,7 +118,8 @@ def set_aside_newer(checkpoint: Path, run: Path, folders: Iterable[Path]) -> Non
 
 def _is_visible(path: Path, run: Path) -> bool:
     parts = path.relative_to(run).parts
-    return parts[0] != _SUPERSEDED and not any(part.startswith(".") for part in parts)
+    aside = parts[0] == _SUPERSEDED or parts[0].startswith("earlier-")
+    return not aside and not any(part.startswith(".") for part in parts)
 
 
 def _status(run: Path) -> str | None:

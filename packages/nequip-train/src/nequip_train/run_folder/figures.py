@@ -11,7 +11,15 @@ import numpy as np
 from nequip_core.fields import TOTAL_ENERGY_KEY
 from nequip_train.run_folder.predictions import ALL_TYPES
 
-__all__ = ["HINT", "available", "errors_figure", "learning_curves", "parity_figure"]
+__all__ = [
+    "DPI",
+    "HINT",
+    "available",
+    "errors_figure",
+    "learning_curves",
+    "parity_figure",
+    "quantity",
+]
 
 HINT = (
     "figures need matplotlib: pip install 'nequip-train[report]', then nequip-train report RUN_DIR"
@@ -21,6 +29,7 @@ HINT = (
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")
 _GREY, _GRID = "#718096", "#e2e8f0"
 _WIDTH, _HEIGHT = 3.6, 3.0  # inches of a panel
+DPI = 140
 _MOST_TYPES = 8
 _MOST_PANELS = 9
 # Kinds of errors that share a panel, a quantity each.
@@ -172,7 +181,7 @@ def parity_figure(
         row = errors[name]
         text = f"MAE {row['mae']:.3g}\nRMSE {row['rmse']:.3g}\nn {row['count']}"
         axis.text(0.04, 0.96, text, transform=axis.transAxes, va="top", fontsize=7)
-        title = _quantity(field) if name == ALL_TYPES else f"{_quantity(field)} of {name}"
+        title = quantity(field) if name == ALL_TYPES else f"{quantity(field)} of {name}"
         shown_unit = f" ({unit})" if unit else ""
         _style(axis, title, f"label{shown_unit}", f"prediction{shown_unit}")
     return _png(figure)
@@ -205,11 +214,12 @@ def errors_figure(samples: Mapping[str, np.ndarray], field: str, unit: str) -> b
     if len(shown) > 1:
         axis.legend(frameon=False, fontsize=7)
     shown_unit = f" ({unit})" if unit else ""
-    _style(axis, f"errors of {_quantity(field)}", f"prediction - label{shown_unit}", "share")
+    _style(axis, f"errors of {quantity(field)}", f"prediction - label{shown_unit}", "share")
     return _png(figure)
 
 
-def _quantity(field: str) -> str:
+def quantity(field: str) -> str:
+    """Return what a field is called where its values are shown."""
     return "energy per atom" if field == TOTAL_ENERGY_KEY else field.replace("_", " ")
 
 
@@ -227,7 +237,7 @@ def _grid(count: int) -> tuple[Any, list[Any]]:
 
     columns = min(count, 3)
     lines = -(-count // columns)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * lines), dpi=140, layout="constrained")
+    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * lines), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for unused in axes[count:]:

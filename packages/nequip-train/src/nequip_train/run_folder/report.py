@@ -19,24 +19,27 @@ import numpy as np
 from nequip_core.errors import FileFormatError, MissingFileError
 from nequip_core.files import atomic_path
 from nequip_train.run_folder import figures
+from nequip_train.run_folder.figures import DPI
 from nequip_train.run_folder.metrics_files import read_metrics
 from nequip_train.run_folder.predictions import ALL_TYPES, ERRORS_FILE, SAMPLES_FILE
 from nequip_train.run_folder.record import CONFIG_FILE, RUN_FILE
 from nequip_train.run_folder.throughput import duration
 
-__all__ = ["REPORT_FILE", "write_report"]
+__all__ = ["FIGURES_FOLDER", "REPORT_FILE", "write_report"]
 
 _LOG = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
+_SCREEN_DPI = 100
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a202c; max-width: 1100px; margin: 2em auto;
        padding: 0 1em; }
 h1 { font-size: 1.5em; margin-bottom: 0.2em; } h2 { font-size: 1.15em; margin-top: 2em; }
 table { border-collapse: collapse; margin: 0.6em 0; }
 td, th { padding: 0.25em 0.8em; border-bottom: 1px solid #e2e8f0; text-align: right; }
-td:first-child, th:first-child { text-align: left; } th { color: #4a5568; font-weight: 600; }
-img { max-width: 100%; display: block; margin: 0.6em 0; }
+td:first-child, th:first-child, .facts td { text-align: left; }
+th { color: #4a5568; font-weight: 600; }
+img { max-width: 100%; height: auto; vertical-align: top; margin: 0.4em 0.8em 0.4em 0; }
 pre { background: #f7fafc; padding: 0.8em; overflow-x: auto; font-size: 12px; line-height: 1.35; }
 .note { color: #4a5568; }
 """
@@ -133,7 +136,8 @@ def _page(
         parts += ["<h2>Learning curves</h2>", _image(drawn["learning_curves"], "learning curves")]
     for name, image in drawn.items():
         if name.startswith("parity_"):
-            what = name.removeprefix("parity_").replace("_", " ")
+            dataset, _, field = name.removeprefix("parity_").partition("_")
+            what = f"{dataset}: {figures.quantity(field)}"
             parts += [
                 f"<h2>{html.escape(what)}</h2>",
                 _image(image, f"parity of {what}"),
@@ -163,6 +167,7 @@ def _summary(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
         lines.append(("ended", str(sessions[-1].get("ended") or "")))
         seconds = sum(session.get("seconds") or 0.0 for session in sessions)
         lines.append(("time", f"{duration(seconds)} in {len(sessions)} session(s)"))
+    rows = [row for row in rows if row.get("stage") is None]
     epochs = [row["epoch"] for row in rows if row.get("epoch") is not None]
     steps = [row["step"] for row in rows if row.get("step") is not None]
     if epochs:
@@ -179,14 +184,14 @@ def _summary(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
             lines.append((key.replace("_", " "), str(record[key])))
     if record.get("message"):
         lines.append(("message", str(record["message"])))
-    return _table(("", ""), lines)
+    return _table(("", ""), lines).replace("<table>", '<table class="facts">', 1)
 
 
 def _errors_table(rows: Iterable[Mapping[str, Any]]) -> str:
     header = ("data, field, type", "unit", "values", "MAE", "RMSE", "largest", "spread of labels")
     cells = [
         (
-            f"{row['dataset']} {_shown_field(row['field'])} {row['type']}",
+            f"{row['dataset']} {figures.quantity(row['field'])} {row['type']}",
             row["unit"],
             row["count"],
             *(f"{row[key]:.4g}" for key in ("mae", "rmse", "largest", "spread")),
@@ -194,10 +199,6 @@ def _errors_table(rows: Iterable[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return _table(header, cells)
-
-
-def _shown_field(field: str) -> str:
-    return "energy per atom" if field == "total_energy" else field
 
 
 def _errors_note(errors: Mapping[str, Any]) -> str:
@@ -230,4 +231,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _image(png: bytes, text: str) -> str:
     data = base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
+    # Eight bytes of signature, four of length, four of type: then the width of a PNG.
+    width = round(int.from_bytes(png[16:20], "big") * _SCREEN_DPI / DPI)
+    return f'<img alt="{html.escape(text)}" width="{width}" src="data:image/png;base64,{data}">'

@@ -19,19 +19,36 @@ from nequip_core.instantiate import TARGET
 from nequip_train.check import Plan
 from nequip_train.metrics import MaximumAbsoluteError, MeanAbsoluteError, RootMeanSquaredError
 from nequip_train.metrics_table import metrics_by_name
-from nequip_train.restart.callback import STATE_KEY, RestartCheckpoint
-from nequip_train.run_folder.metrics_files import MetricsFiles
+from nequip_train.restart.callback import RESTART_FILE, STATE_KEY, RestartCheckpoint
+from nequip_train.run_folder.metrics_files import CSV_FILE, JSONL_FILE, MetricsFiles
 from nequip_train.run_folder.options import RunFolderOptions
-from nequip_train.run_folder.predictions import PredictionErrors
+from nequip_train.run_folder.predictions import (
+    ERRORS_FILE,
+    SAMPLES_FILE,
+    TABLE_FILE,
+    PredictionErrors,
+)
 from nequip_train.run_folder.progress_bar import TrainingProgress
-from nequip_train.run_folder.record import RunRecord, guarded, only_warn
-from nequip_train.run_folder.report import write_report
+from nequip_train.run_folder.record import CONFIG_FILE, RUN_FILE, RunRecord, guarded, only_warn
+from nequip_train.run_folder.report import FIGURES_FOLDER, REPORT_FILE, write_report
 from nequip_train.run_folder.speed_monitor import SpeedMonitor
 
 __all__ = ["RunSession"]
 
 _LOG = logging.getLogger(__name__)
 _NOTE_EVERY = 60.0  # s
+_FILES = (
+    RUN_FILE,
+    CONFIG_FILE,
+    JSONL_FILE,
+    CSV_FILE,
+    ERRORS_FILE,
+    TABLE_FILE,
+    SAMPLES_FILE,
+    REPORT_FILE,
+    FIGURES_FOLDER,
+    RESTART_FILE,
+)
 
 
 class RunSession(lightning.Callback):
@@ -123,6 +140,8 @@ class RunSession(lightning.Callback):
         info: Mapping[str, Any],
         checkpoint: Mapping[str, Any] | None,
     ) -> None:
+        if checkpoint is None:
+            _set_aside_earlier(self.folder)
         config = {"run": plan.stages, "data": plan.data, "trainer": plan.trainer}
         self.record.write_config({**config, "training_module": info.get("training_module")})
         model = (info.get("training_module") or {}).get("model") or {}
@@ -200,6 +219,19 @@ class RunSession(lightning.Callback):
         if self.options.report and self._writes:
             with only_warn("there is no report"):
                 _LOG.info("report: %s", write_report(self.folder))
+
+
+def _set_aside_earlier(folder: Path) -> None:
+    """Move what an earlier run wrote into the same folder to ``earlier-<n>/`` in it."""
+    if not (folder / RUN_FILE).exists():
+        return
+    number = 1 + sum(1 for _ in folder.glob("earlier-*"))
+    place = folder / f"earlier-{number}"
+    place.mkdir()
+    for name in _FILES:
+        if (folder / name).exists():
+            (folder / name).rename(place / name)
+    _LOG.info("the files of an earlier run in '%s' are in '%s' now", folder, place.name)
 
 
 def _metric_units(module: Any, units: Mapping[str, str | None]) -> dict[str, str]:
