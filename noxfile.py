@@ -246,8 +246,9 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure our speed and the reference's; not in CI: a shared machine's clock proves little."""
     tools = (*TEST_TOOLS, "pytest-benchmark")
-    layers = folders(*(name for name in DISTRIBUTIONS if name != "nequip"))
-    session.install(*CONSTRAINTS, REFERENCE, *tools, *OPTIONAL_LIBRARIES, *layers)
+    published = ("nequip", EXTENSION.partition("==")[0])
+    layers = folders(*(name for name in DISTRIBUTIONS if name not in published))
+    session.install(*CONSTRAINTS, REFERENCE, EXTENSION, *tools, *OPTIONAL_LIBRARIES, *layers)
     session.run("pytest", "-c", "pyproject.toml", "tests/benchmarks", *session.posargs)
 
 

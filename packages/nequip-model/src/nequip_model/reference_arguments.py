@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from nequip_core.archive.permitted import is_permitted_path
 from nequip_core.errors import ConfigError, FileFormatError
 from nequip_core.instantiate import import_object
+from nequip_model.reference_extension import build_extension_model, require_extension_builder
 
 __all__ = ["ModelSection", "build_model", "parse_model_section"]
 
@@ -35,7 +37,8 @@ class ModelSection:
     """What a config says about a model.
 
     Attributes:
-        builder: name in ``nequip.model``, empty if the model comes from another file.
+        builder: name in ``nequip.model``, or the dotted path of an extension package's builder;
+            empty if the model comes from another file.
         arguments: of that builder.
         source: path of the file that the training started from, as written, or None.
         modifiers: persistent modifiers with their arguments, in the order of application.
@@ -51,7 +54,9 @@ def parse_model_section(config: Mapping[str, Any]) -> ModelSection:
     """Return what the ``model`` section of a config says.
 
     Raises:
-        ConfigError: its target is none of ``nequip.model`` that an import knows.
+        ConfigError: its target is none of ``nequip.model`` that an import knows, nor lies in an
+            installed extension package.
+        FileFormatError: it lies in one, and is no builder, or its arguments name what they may not.
     """
     target = str(config.get("_target_", ""))
     parent, _, name = target.rpartition(".")
@@ -63,9 +68,14 @@ def parse_model_section(config: Mapping[str, Any]) -> ModelSection:
             return ModelSection("", {}, str(arguments[_SOURCES[name]]), ())
         if name in _BUILDERS:
             return ModelSection(name, arguments, None, ())
+    elif is_permitted_path(target):
+        arguments.pop("compile_mode", None)
+        require_extension_builder(target, arguments)
+        return ModelSection(target, arguments, None, ())
     raise ConfigError(
         f"the model was built by '{target or 'nothing'}', which an import does not know; it knows "
-        f"{', '.join([*_BUILDERS, 'modify', *_SOURCES])} of nequip.model"
+        f"{', '.join([*_BUILDERS, 'modify', *_SOURCES])} of nequip.model, and builders of "
+        "installed extension packages"
     )
 
 
@@ -97,8 +107,11 @@ def build_model(
         ConfigError: an argument is not known here, or a modifier.
         FileFormatError: `state` has no radial network.
     """
-    path, implied = _BUILDERS[section.builder]
-    arguments = {**section.arguments, **implied}
+    if "." in section.builder:
+        path, arguments = section.builder, dict(section.arguments)
+    else:
+        path, implied = _BUILDERS[section.builder]
+        arguments = {**section.arguments, **implied}
     arguments.pop("compile_mode", None)
     if section.builder.startswith("NequIP"):
         depth, width = _radial_shape(state)
@@ -107,14 +120,18 @@ def build_model(
         if _is_before_0_16(state):
             path = _BUILDERS["FullNequIPGNNModel"][0]
             arguments = _by_layer(arguments)
-    if section.builder != "ZBLPairPotential" and arguments.get("avg_num_neighbors") is None:
+    if "NequIP" in section.builder and arguments.get("avg_num_neighbors") is None:
         arguments["avg_num_neighbors"] = 1.0  # up to 0.15: no normalisation
     if arguments.get("pair_potential") is not None:
-        arguments["pair_potential"] = _pair_potential(arguments, version)
+        in_extension = "." in section.builder
+        arguments["pair_potential"] = _pair_potential(arguments, version, in_extension)
     for key in ("per_type_energy_scales", "per_type_energy_shifts"):
         if isinstance(arguments.get(key), list):
             arguments[key] = dict(zip(arguments["type_names"], arguments[key], strict=True))
-    model = import_object(path)(**arguments)
+    if "." in section.builder:
+        model = build_extension_model(path, arguments)
+    else:
+        model = import_object(path)(**arguments)
     if section.modifiers:
         model = _modify(model, section.modifiers)
     return model
@@ -131,7 +148,9 @@ def _modify(model: Any, modifiers: tuple[dict[str, Any], ...]) -> Any:
     return modify(model, list(modifiers))
 
 
-def _pair_potential(arguments: Mapping[str, Any], version: str | None) -> dict[str, Any]:
+def _pair_potential(
+    arguments: Mapping[str, Any], version: str | None, builder_of_extension: bool
+) -> dict[str, Any]:
     """Return the config of the pair potential: up to 0.16 it used the network's envelope."""
     config = dict(arguments["pair_potential"])
     numbers = re.match(r"(\d+)\.(\d+)", version or "")
@@ -141,6 +160,11 @@ def _pair_potential(arguments: Mapping[str, Any], version: str | None) -> dict[s
             "trained it; the envelope of the potential depends on it"
         )
     if tuple(int(number) for number in numbers.groups()) < (0, 17):
+        if builder_of_extension:
+            raise ConfigError(
+                "the pair potential of a network of an extension package, made by nequip "
+                f"{version}, uses the network's envelope: it can be imported from 0.17 on"
+            )
         config["polynomial_cutoff_p"] = arguments.get("polynomial_cutoff_p", 6)
     return config
 

@@ -26,6 +26,7 @@ from nequip_core.saved_model import SOLE_MODEL, SavedModel
 from nequip_model.checkpoint import require_stored
 from nequip_model.nn.graph_model import GraphModel
 from nequip_model.reference_arguments import ModelSection, build_model, parse_model_section
+from nequip_model.reference_extension import check_same_constants, load_same_weights
 from nequip_model.reference_pickle import (
     InertObject,
     non_persistent_buffers,
@@ -82,12 +83,20 @@ def import_reference(
     section = _architecture(file.section, Path(path))
     model = build_model(section, file.state, file.versions.get("nequip"))
     averages = file.averages
+    same_names = "." in section.builder
     if file.schedule_free is not None:
-        last = [file.state[key] for key in reference_parameters(model, file.state)]
+        parameters = (
+            [name for name, _ in model.named_parameters()]
+            if same_names
+            else reference_parameters(model, file.state)
+        )
+        last = [file.state[key] for key in parameters if key in file.state]
         averages = prediction_weights(file.schedule_free, last)
-    load_reference_weights(model, file.state, averages)
+    load = load_same_weights if same_names else load_reference_weights
+    load(model, file.state, averages)
     if file.inert is not None:
-        _check_inert_constants(model, file.inert)
+        check = check_same_constants if same_names else _check_inert_constants
+        check(model, file.inert)
     model.eval()
     for inputs, outputs in reference_outputs:
         check_predictions(model, inputs, outputs, tolerance)

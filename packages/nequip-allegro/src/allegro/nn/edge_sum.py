@@ -17,12 +17,11 @@ __all__ = ["EdgewiseReduce", "NeighborNorm"]
 
 
 class NeighborNorm(torch.nn.Module):
-    """Rows of atoms divided by sqrt(multiple * average number of neighbours), by type if given so.
+    """Rows of atoms divided by the root of the average number of neighbours, by type if given so.
 
     Args:
         type_names: the T type names in order.
         avg_num_neighbors: a number, or one for every type.
-        multiple: a further factor below the root.
 
     Raises:
         ConfigError: a type is missing or unknown.
@@ -33,7 +32,6 @@ class NeighborNorm(torch.nn.Module):
         self,
         type_names: Sequence[str],
         avg_num_neighbors: float | Mapping[str, float] | None,
-        multiple: float = 1.0,
     ) -> None:
         super().__init__()
         values = per_type_values("avg_num_neighbors", avg_num_neighbors, type_names)
@@ -42,7 +40,7 @@ class NeighborNorm(torch.nn.Module):
                 "avg_num_neighbors must be a positive number, or one for each of "
                 f"{list(type_names)}; got {avg_num_neighbors}"
             )
-        factors = [1.0 / math.sqrt(multiple * value) for value in values]
+        factors = [1.0 / math.sqrt(value) for value in values]
         self.register_buffer("norm_const", torch.tensor(factors).unsqueeze(-1), persistent=False)
         self.norm_const: torch.Tensor
 
@@ -90,7 +88,7 @@ class EdgewiseReduce(GraphModuleMixin, torch.nn.Module):
         self.reduce = reduce
         self.norm_module: NeighborNorm | None = None
         if avg_num_neighbors is not None:
-            self.norm_module = NeighborNorm(type_names or [], avg_num_neighbors, multiple=2.0)
+            self.norm_module = NeighborNorm(type_names or [], avg_num_neighbors)
         known = irreps_in or {}
         self._init_irreps(
             irreps_in=irreps_in,
@@ -102,5 +100,7 @@ class EdgewiseReduce(GraphModuleMixin, torch.nn.Module):
         types = data[ATOM_TYPE_KEY].reshape(-1)
         centre = data[EDGE_INDEX_KEY][0]
         rows = scatter(data[self.field], centre, dim=0, dim_size=types.shape[0], reduce=self.reduce)
-        data[self.out_field] = rows if self.norm_module is None else self.norm_module(rows, types)
+        if self.norm_module is not None:
+            rows = self.norm_module(rows, types) * math.sqrt(0.5)
+        data[self.out_field] = rows
         return data
