@@ -29,8 +29,10 @@ from nequip_core.compiled import load_compiled_model
 from nequip_core.neighbors import compute_neighborlist_
 from nequip_core.saved_model import load_saved_model, select_model
 from nequip_integrations.ase import NequIPCalculator
+from nequip_package.convert import convert_package
 
 CONFIG = Path(__file__).parent / "config.yaml"
+GOLDEN = Path(__file__).parents[1] / "golden" / "extension"
 TOLERANCE = 1e-10
 ALLEGRO = {
     "_target_": "allegro.model.AllegroModel",
@@ -211,3 +213,17 @@ def test_compiled_pair_style_gives_local_energies_with_ghost_atoms(
     out = compiled(ghosts)
     energies = {"atomic_energy": out["atomic_energy"][: len(atoms)], "virial": out["virial"]}
     assert_same(energies, expected)
+
+
+def test_published_checkpoint_is_converted_and_runs_without_the_extension(tmp_path: Path) -> None:
+    package = convert_package(GOLDEN / "trained.ckpt", tmp_path / "converted.nequip.zip")
+    with np.load(GOLDEN / "trained.npz") as arrays:
+        tensors = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    inputs = {k.split("/")[2]: v for k, v in tensors.items() if k.startswith("crystal/input/")}
+    torch.save(inputs, tmp_path / "frame.pt")
+    files = (package, tmp_path / "frame.pt", tmp_path / "out.pt")
+    command = [sys.executable, "-W", "error", "-c", ALONE, *map(str, files)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    outputs = {k.split("/")[2]: v for k, v in tensors.items() if k.startswith("crystal/output/")}
+    assert_same(torch.load(files[2], weights_only=True), outputs)

@@ -48,7 +48,7 @@ def recorded() -> list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
 @pytest.mark.parametrize("kind", ["checkpoint", "package"])
 def test_converted_network_predicts_what_the_published_one_does(kind: str, package: Path) -> None:
     saved = import_reference(CHECKPOINT if kind == "checkpoint" else package)
-    assert saved.versions["nequip-allegro"] == "0.8.3"
+    assert saved.versions["allegro"] == "0.8.3"
     model = saved.models["sole_model"]
     assert describe(model)["architecture"] == "AllegroModel"
     assert type(model.model.func.allegro).__module__ == "allegro.nn.layers"
