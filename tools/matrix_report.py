@@ -122,7 +122,7 @@ def quick_table(matrix: Matrix) -> str:
     readers = [item for item in readers if not item.refused]
     writers = {
         "0.1": ["0.1.0", "0.1.0-torch-2.14"],
-        "0.2": [name for name in matrix.environments if name.startswith("tree")],
+        "0.2": [name for name in matrix.environments if name.startswith(("0.2", "tree"))],
         "`nequip` 0.10 to 0.19": sorted(
             {cell["writer"] for cell in matrix.cells if cell["writer"].startswith("nequip-")}
         ),
@@ -159,7 +159,7 @@ def quick_table(matrix: Matrix) -> str:
 
 def uses_table(matrix: Matrix) -> str:
     """Return what works with files of 0.1 and 0.2, by reader."""
-    pairs = [("0.1.0", "0.1"), ("tree", "0.2")]
+    pairs = [("0.1.0", "0.1"), ("0.2.0", "0.2")]
     columns = [(check, writer, short) for check in USES for writer, short in pairs]
     rows = ["| " + " | ".join(["with a file of", *(s for _, _, s in columns)]) + " |"]
     rows.append("|---" * (len(columns) + 1) + "|")
