@@ -27,7 +27,8 @@ def test_refused_model_stops_the_run_before_data_are_read(config, train, workpla
         raise PackagingError(f"no package of {list(models)}")
 
     offer(refuse)
-    config["data"]["split_dataset"]["file_path"] = "absent.xyz"
+    (workplace / "broken.xyz").write_text("not a frame")
+    config["data"]["split_dataset"]["file_path"] = "broken.xyz"
     assert train(config) == 1
     assert "no package of ['sole_model']" in capsys.readouterr().err
     assert not (workplace / "out").exists()

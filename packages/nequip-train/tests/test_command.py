@@ -229,7 +229,7 @@ MISTAKES = {
     "callback argument": (["+trainer.callbacks.0.dir=3"], "trainer.callbacks[0].dir"),
     "model argument": (
         ["+training_module.model.num_layer=3"],
-        "training_module.model: NequIPGNNModel has no argument 'num_layer'; did you mean",
+        "training_module.model.num_layer: NequIPGNNModel has no argument 'num_layer'; did you mean",
     ),
     "model value": (
         ["training_module.model.l_max=-1"],
@@ -246,7 +246,7 @@ MISTAKES = {
     "no optimizer": (["~training_module.optimizer"], "training_module.optimizer: is needed to run"),
     "no test metrics": (["~training_module.test_metrics"], "training_module.test_metrics: is need"),
     "loss key": (["+training_module.loss.coeffs.force=1"], "did you mean 'forces'"),
-    "loss value": (["training_module.loss.coeffs.forces=a"], "must be >= 0 or null, got a"),
+    "loss text": (["training_module.loss.coeffs.forces=a"], "expected a number or null, found 'a'"),
     "metric name": (
         ["+training_module.val_metrics.coeffs.force_mae=1"],
         "did you mean 'forces_mae'",
@@ -255,7 +255,7 @@ MISTAKES = {
         ["trainer.callbacks.0.monitor=val0_epoch/wsum"],
         "'val0_epoch/wsum' is never log",
     ),
-    "interpolation": (["cutoff_radius=${cutof}"], "data.transforms[1].r_max: Interpolation key"),
+    "interpolation": (["cutoff_radius=${cutof}"], "cutoff_radius: refers to 'cutof', which is"),
     "resolver": (["+a=1", "cutoff_radius=${int_div:7,2}"], "7 is not divisible by 2"),
     "statistic": (
         ["training_module.model.avg_num_neighbors=${training_data_stats:num_neighbor_mean}"],
@@ -263,6 +263,7 @@ MISTAKES = {
     ),
     "no statistics": (["~data.stats_manager"], "data.stats_manager is missing"),
     "missing data": (["data.split_dataset.file_path=no.xyz"], "no data file at 'no.xyz'"),
+    "loss value": (["training_module.loss.coeffs.forces=-1"], "must be >= 0 or null, got -1"),
     "not data": (["data.split_dataset.file_path=config.yaml"], "ASE cannot read 'config.yaml'"),
     "split": (["data.split_dataset.train=7"], "cannot split the 12 frames of 'data.xyz'"),
     "split key": (["+data.split_dataset.tset=7"], "did you mean 'test'"),
@@ -273,7 +274,7 @@ MISTAKES = {
         "data.transforms[0].model_type_names: ['Al', 'Cu'] differs from",
     ),
     "cutoff": (["data.transforms.1.r_max=2.0"], "the model would miss neighbours"),
-    "labels": (["+data.exclude_keys=[stress]"], "needs the label 'stress', but the first frame of"),
+    "labels": (["+data.exclude_keys=[stress]"], "needs the label 'stress', but no frame of"),
     "checkpoint suffix": (["++ckpt_path=data.xyz"], "must end in .ckpt, got 'data.xyz'"),
     "no checkpoint": (["++ckpt_path=no.ckpt"], "no checkpoint at 'no.ckpt'"),
     "run folder": (["hydra.run.dir=config.yaml"], "the run's folder or a file in it cannot be"),

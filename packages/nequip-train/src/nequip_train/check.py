@@ -1,36 +1,40 @@
-"""Checks of a config before anything is loaded: sections, targets, arguments, model, loss.
+"""Checks of a config before data are read: what it asks for, and a trial of its training module.
 
-Everything that can be wrong with a config alone is found here: the training module with its model,
-loss, metrics and optimizer is built once for trial, with 1.0 for the statistics to come.
+What can be seen without importing anything was checked before, see `nequip_train.checking.static`.
+Here the training module with its model, loss, metrics and optimizer is built once for trial, with
+1.0 for the statistics to come.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.documented_names import canonical_name
-from nequip_core.errors import ConfigError, closest
+from nequip_core.errors import ConfigError
 from nequip_core.instantiate import TARGET
 from nequip_train.before_training import check_before_training
-from nequip_train.construction import (
-    SPECIAL_KEYS,
-    accepted_arguments,
-    argument_mistake,
-    call,
-    resolve_target,
-)
-from nequip_train.resolvers import STATISTICS_RESOLVER, register_statistics
+from nequip_train.construction import SPECIAL_KEYS, call, resolve_target
+from nequip_train.resolvers import register_statistics
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from nequip_train.checking.labels import Need
     from nequip_train.modules import NequIPLightningModule
 
-__all__ = ["Plan", "check_config", "resolve", "training_module"]
+__all__ = [
+    "NEEDED",
+    "SECTIONS",
+    "STAGES",
+    "TOP_LEVEL_KEYS",
+    "Plan",
+    "check_config",
+    "resolve",
+    "training_module",
+]
 
 SECTIONS = ("run", "data", "trainer", "training_module")
 TOP_LEVEL_KEYS = (
@@ -42,17 +46,12 @@ TOP_LEVEL_KEYS = (
     "run_folder",
 )
 STAGES = ("train", "val", "test")
-# What must be in training_module, by stage.
-_NEEDED = {"train": ("loss", "val_metrics", "optimizer"), "val": ("val_metrics",)}
-_NEEDED["test"] = ("test_metrics",)
-# Arguments that are given by the framework, by the key under which a config stands.
-_GIVEN = {
-    "trainer": ("inference_mode",),
-    "training_module": ("num_datasets", "info_dict"),
-    "stats_manager": (),
-    "sampler": ("data_source",),
+NEEDED = {
+    "train": ("loss", "val_metrics", "optimizer"),
+    "val": ("val_metrics",),
+    "test": ("test_metrics",),
 }
-_LOADER = "torch.utils.data.DataLoader"
+"""What must be in training_module, by stage."""
 _MAPPER = canonical_name("nequip.data.transforms.ChemicalSpeciesToAtomTypeMapper")
 _NEIGHBORS = canonical_name("nequip.data.transforms.NeighborListTransform")
 
@@ -67,6 +66,7 @@ class Plan:
         trainer: plain config of the trainer.
         checkpoint: path of the checkpoint to continue from, None for a fresh start.
         statistics: the names of the statistics that the config asks for.
+        needs: the labels that loss and metrics compare with; none where they are a checkpoint's.
     """
 
     stages: list[str]
@@ -74,71 +74,36 @@ class Plan:
     trainer: dict[str, Any]
     checkpoint: str | None
     statistics: list[str]
+    needs: list[Need] = field(default_factory=list)
 
 
 def check_config(config: DictConfig) -> Plan:
     """Return what a config asks for.
 
     Args:
-        config: the whole config as Hydra composed it.
+        config: the whole config as Hydra composed it, without mistakes of the kind that
+            `nequip_train.checking.static` finds.
 
     Raises:
         ConfigError: something is wrong; the message has the key path.
         MissingFileError: the checkpoint to continue from does not exist.
     """
-    _check_top_level([str(key) for key in config])
-    stages = _stages(resolve(config, "run"))
+    run = resolve(config, "run")
+    stages = [str(stage) for stage in run] if isinstance(run, list) else [str(run)]
     checkpoint = resolve(config, "ckpt_path") if "ckpt_path" in config else None
     data = _section(config, "data")
     trainer = _section(config, "trainer")
-    if "inference_mode" in trainer:
-        raise ConfigError(
-            "trainer.inference_mode: forces need autograd, so it is always off; remove the key"
-        )
-    check_targets(data, "data")
-    check_targets(trainer, "trainer")
     asked: list[str] = []
+    needs: list[Need] = []
     if checkpoint is None:
         asked = register_statistics(None)
         module_config = _section(config, "training_module")
         module = _check_training_module(module_config, stages)
         _check_data_fits_model(data, module_config["model"], module)
-        if asked and data.get("stats_manager") is None:
-            raise ConfigError(
-                f"${{{STATISTICS_RESOLVER}:{asked[0]}}} is used, but data.stats_manager is "
-                "missing; add e.g. one of nequip.data.CommonDataStatisticsManager"
-            )
-    return Plan(stages, data, trainer, checkpoint, asked)
+        from nequip_train.checking.labels import needs_of
 
-
-def _check_top_level(keys: Sequence[str]) -> None:
-    for key in keys:
-        if key in TOP_LEVEL_KEYS:
-            continue
-        # Other keys are free variables; one that is all but a documented key is a misspelling.
-        for near in difflib.get_close_matches(key, TOP_LEVEL_KEYS, n=1, cutoff=0.8):
-            likeness = difflib.SequenceMatcher(None, key, near).ratio()
-            if near not in keys or likeness > 0.9:
-                raise ConfigError(f"unknown top-level key '{key}'; did you mean '{near}'?")
-    for section in SECTIONS:
-        if section not in keys:
-            raise ConfigError(
-                f"the config has no '{section}', it needs {', '.join(SECTIONS)} "
-                f"(found: {', '.join(keys) or 'nothing'})"
-            )
-
-
-def _stages(value: Any) -> list[str]:
-    stages = list(value) if isinstance(value, list) else [value]
-    if not stages or value is None:
-        raise ConfigError(f"run: must name at least one of {', '.join(STAGES)}")
-    for stage in stages:
-        if stage not in STAGES:
-            near = closest(str(stage), STAGES)
-            raise ConfigError(f"run: '{stage}' is not one of {', '.join(STAGES)}{near}")
-    if stages.count("train") > 1:
-        raise ConfigError(f"run: 'train' can be there only once, got {stages}")
-    return stages
+        needs = needs_of(module)
+    return Plan(stages, data, trainer, checkpoint, asked, needs)
 
 
 def resolve(config: DictConfig, key: str) -> Any:
@@ -171,35 +136,6 @@ def _section(config: DictConfig, key: str) -> dict[str, Any]:
     return section
 
 
-def check_targets(config: Any, where: str) -> None:
-    """Check that every target of a plain config exists and takes the arguments it is given.
-
-    Raises:
-        ConfigError: it does not; the message has the key path.
-    """
-    if isinstance(config, list):
-        for index, item in enumerate(config):
-            check_targets(item, f"{where}[{index}]")
-    if not isinstance(config, Mapping):
-        return
-    key = where.rpartition(".")[2]
-    is_loader = where.startswith("data.") and key.endswith("_dataloader")
-    if TARGET in config or is_loader:
-        target = resolve_target({TARGET: _LOADER, **config}, where)
-        given = [name for name in config if name not in SPECIAL_KEYS]
-        injected = [name for name in _GIVEN.get(key, ()) if name not in given]
-        taken = accepted_arguments(target)[0] if key == "sampler" else injected
-        given += [name for name in injected if name in taken]
-        given += ["dataset"] if is_loader and "dataset" not in given else []
-        if not config.get("_args_"):
-            partial = bool(config.get("_partial_", False))
-            mistake = argument_mistake(target, given, where, check_missing=not partial)
-            if mistake:
-                raise ConfigError(mistake)
-    for name, value in config.items():
-        check_targets(value, f"{where}.{name}")
-
-
 def training_module(
     config: Mapping[str, Any], num_datasets: Mapping[str, int], info: Mapping[str, Any]
 ) -> NequIPLightningModule:
@@ -226,16 +162,6 @@ def _check_training_module(
     config: Mapping[str, Any], stages: Sequence[str]
 ) -> NequIPLightningModule:
     """Return the training module, built for trial."""
-    if not isinstance(config.get("model"), Mapping) or TARGET not in config["model"]:
-        raise ConfigError(f"training_module.model: needs a mapping with '{TARGET}'")
-    for stage in stages:
-        for key in _NEEDED[stage]:
-            if config.get(key) is None:
-                names = [name for name in config if name not in ("model", TARGET)]
-                raise ConfigError(
-                    f"training_module.{key}: is needed to run '{stage}'{closest(key, names)}"
-                )
-    resolve_target(config["model"], "training_module.model")
     module = training_module(config, {"train": 1, "val": 1, "test": 1}, {})
     if "train" in stages:
         module.configure_optimizers()

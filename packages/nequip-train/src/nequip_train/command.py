@@ -20,6 +20,8 @@ HELP = f"""{USAGE}
        nequip-train [-cp FOLDER] -cn NAME [KEY=VALUE ...]
        nequip-train resume RUN_DIR [--force] [KEY=VALUE ...]
        nequip-train report RUN_DIR
+       nequip-train check CONFIG.yaml [KEY=VALUE ...]
+       nequip-train schema [FILE]
 
 Train, validate and test a model as a YAML config says.
 
@@ -30,6 +32,10 @@ arguments:
   ++ckpt_path=FILE     continue the run that wrote this checkpoint
   resume RUN_DIR       continue the run that wrote this folder, with the config it has there
   report RUN_DIR       write report.html of a run anew, from what is in its folder
+
+commands:
+  check                check the config, then try one batch; see nequip-train check --help
+  schema               write what an editor needs to check configs while they are written
 
 options:
   --force                     continue though the config has changed
@@ -71,6 +77,14 @@ def main(args: Sequence[str] | None = None) -> int:
         the exit code: 0, 1 after a mistake in config or data, 2 after one in the arguments.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    if arguments[:1] == ["check"]:
+        from nequip_train.command_check import main as check
+
+        return check(arguments[1:])
+    if arguments[:1] == ["schema"]:
+        from nequip_train.command_schema import main as write_schema
+
+        return write_schema(arguments[1:])
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return 0

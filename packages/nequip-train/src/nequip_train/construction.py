@@ -48,13 +48,15 @@ def accepted_arguments(target: Callable[..., Any]) -> tuple[list[str], list[str]
         the names it takes, those of them it needs, and whether it takes further ones (``**kwargs``)
         that cannot be known. A class that hands ``**kwargs`` to its base takes the base's names.
     """
-    try:
-        signatures = [inspect.signature(target)]
-    except (TypeError, ValueError):
-        return [], [], True
+    bases: list[Any] = []
     if inspect.isclass(target):
         bases = [base for base in target.__mro__[1:] if "__init__" in vars(base)]
+    try:
+        signatures = [inspect.signature(target)]
         signatures += [inspect.signature(base) for base in bases if base is not object]
+    except (TypeError, ValueError):
+        # Classes of compiled code, or derived from one, may not tell.
+        return [], [], True
     names: list[str] = []
     required: list[str] = []
     for signature in signatures:

@@ -14,7 +14,12 @@ from nequip_train.data.dataset_numbers import big_dataset_stats
 if TYPE_CHECKING:
     from nequip_core.archive.reader import PackageReader
 
-__all__ = ["STATISTICS_RESOLVER", "register_resolvers", "register_statistics"]
+__all__ = [
+    "STATISTICS_RESOLVER",
+    "register_resolvers",
+    "register_statistics",
+    "resolver_names",
+]
 
 STATISTICS_RESOLVER = "training_data_stats"
 
@@ -170,6 +175,26 @@ _RESOLVERS[big_dataset_stats.__name__] = _resolved_dataset_stats
 
 # What extension packages registered.
 _REGISTERED: dict[str, Callable[..., Any]] = {}
+
+
+# Those of OmegaConf and Hydra.
+_BUILT_IN = (
+    "oc.create",
+    "oc.decode",
+    "oc.deprecated",
+    "oc.dict.keys",
+    "oc.dict.values",
+    "oc.env",
+    "oc.select",
+    "hydra",
+    "now",
+    "python_version",
+)
+
+
+def resolver_names() -> list[str]:
+    """Return the names of all resolvers that a config can use."""
+    return [STATISTICS_RESOLVER, *_RESOLVERS, *_REGISTERED, *_BUILT_IN]
 
 
 def register_resolvers(resolvers: Mapping[str, Callable[..., Any]] | None = None) -> None:

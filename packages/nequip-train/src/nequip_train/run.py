@@ -8,16 +8,17 @@ import importlib.util
 import logging
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.distributions import installed_versions
-from nequip_core.errors import ConfigError, DataError, closest
+from nequip_core.errors import ConfigError, closest
 from nequip_core.instantiate import TARGET
 from nequip_core.plugins import import_extensions
 from nequip_train.before_training import check_before_training
 from nequip_train.check import Plan, check_config, resolve, training_module
+from nequip_train.checking.labels import Need, check_labels, managers_of, needs_of
 from nequip_train.construction import SPECIAL_KEYS, build, call, resolve_target
 from nequip_train.metrics_table import print_metrics
 from nequip_train.resolvers import register_resolvers, register_statistics
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nequip_train.data.datamodules import NequIPDataModule
-    from nequip_train.metrics_manager import MetricsManager
     from nequip_train.modules import NequIPLightningModule
     from nequip_train.run_folder.options import RunFolderOptions
     from nequip_train.run_folder.session import RunSession
@@ -69,15 +69,16 @@ def run(config: DictConfig) -> None:
     }
     first = 0
     if checkpoint is None:
+        _check_labels(datamodule, plan.needs, plan.stages)
         module = _fresh_module(config, plan, datamodule, info)
     else:
         module = _restored_module(checkpoint, datamodule, info, plan.checkpoint, _consent(config))
         first = int(checkpoint["state_dict"]["run_stage"])
         if "train" in plan.stages[first:]:
             check_before_training(module.model)
+        _check_labels(datamodule, needs_of(module), plan.stages)
         _LOG.info("continuing from %s; training_module is that of the checkpoint", plan.checkpoint)
     _check_monitors(trainer, module)
-    _check_labels(datamodule, module, plan.stages)
     with _session(config, options, plan, trainer, module, checkpoint) as session:
         _run_stages(plan, first, trainer, module, datamodule, session)
 
@@ -250,23 +251,11 @@ def _restored_module(
     return module
 
 
-def _managers(module: NequIPLightningModule) -> Iterator[tuple[str, str, MetricsManager]]:
-    """Yield prefix of the logged names, part of the data, and manager."""
-    for step in ("step", "epoch"):
-        if module.loss is not None:
-            yield f"train_loss_{step}", "train", module.loss
-        if module.train_metrics is not None:
-            yield f"train_metric_{step}", "train", module.train_metrics
-    for part, managers in (("val", module.val_metrics), ("test", module.test_metrics)):
-        for index, manager in enumerate(managers or ()):
-            yield f"{part}{index}_epoch", part, manager  # type: ignore[misc]
-
-
 def _check_monitors(trainer: lightning.Trainer, module: NequIPLightningModule) -> None:
     """Raise a ConfigError if a callback or the scheduler watches a name that is never logged."""
     known = [
         f"{prefix}/{name}"
-        for prefix, _, manager in _managers(module)
+        for prefix, _, manager in managers_of(module)
         for name in manager.value_names()
     ]
     watched = [
@@ -283,25 +272,10 @@ def _check_monitors(trainer: lightning.Trainer, module: NequIPLightningModule) -
             raise ConfigError(f"{where}.monitor: '{monitor}' is never logged{near}")
 
 
-def _check_labels(
-    datamodule: NequIPDataModule, module: NequIPLightningModule, stages: list[str]
-) -> None:
+def _check_labels(datamodule: NequIPDataModule, needs: Sequence[Need], stages: list[str]) -> None:
     """Raise a DataError if the data lack a label that loss or metrics compare with."""
-    parts = {"train": ("train", "val"), "val": ("val",), "test": ("test",)}
-    lightning_stage = {"train": "fit", "val": "validate", "test": "test"}
-    for stage in stages:
-        datamodule.setup(lightning_stage[stage])
-        for prefix, part, manager in _managers(module):
-            for dataset in datamodule.datasets[part] if part in parts[stage] else ():
-                frame = dataset[0]
-                for field, name in manager.required_fields().items():
-                    if field not in frame:
-                        raise DataError(
-                            f"'{prefix}/{name}' needs the label '{field}', but the first frame of "
-                            f"{dataset} has only {', '.join(sorted(frame))}"
-                            f"{closest(field, list(frame))}. Labels under other names are taken by "
-                            "data.key_mapping"
-                        )
+    _, table = check_labels(datamodule, needs, stages)
+    _LOG.info("labels of the data, in how many of the frames looked at:\n%s", "\n".join(table))
 
 
 def _run_stages(

@@ -19,6 +19,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nequip_core.errors import ConfigError, NequIPError
+from nequip_train.checking.composition import composition_error, positions_in_job
+from nequip_train.checking.static import require_no_mistakes
 from nequip_train.resolvers import register_resolvers
 
 __all__ = ["GLOBAL_SEED", "application"]
@@ -66,9 +68,7 @@ def application(arguments: Sequence[str]) -> None:
     except OSError as error:
         raise ConfigError(f"the run's folder or a file in it cannot be written: {error}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        cause = f"{error.__cause__}".splitlines()[:1] if error.__cause__ else []
-        raise ConfigError("; ".join(lines + cause)) from error
+        raise composition_error(error) from error
 
 
 def _overrides_of_rank() -> list[str]:
@@ -84,6 +84,8 @@ def _overrides_of_rank() -> list[str]:
 
 
 def _train(config: DictConfig) -> None:
+    require_no_mistakes(config, positions_in_job(config))
+
     import lightning
 
     from nequip_train.run import run

@@ -161,6 +161,11 @@ class NPZDataset(AtomicDataset):
         """Return the one file."""
         return [self.file_path]
 
+    def keys_in_files(self) -> list[str]:
+        """Return the names of the file's arrays."""
+        with np.load(self.file_path, allow_pickle=False) as file:
+            return sorted(file.files)
+
     def _get_data_list(self, indices: list[int]) -> list[Frame]:
         return [_frame(self.arrays, index, str(self)) for index in indices]
 
@@ -260,6 +265,11 @@ class HDF5Dataset(AtomicDataset):
     def files(self) -> list[str]:
         """Return the files in order."""
         return list(self.file_names)
+
+    def keys_in_files(self) -> list[str]:
+        """Return the names of the arrays of the first group."""
+        file, group = self.groups[0]
+        return sorted(self._file(file)[group])
 
     def _get_data_list(self, indices: list[int]) -> list[Frame]:
         frames = []

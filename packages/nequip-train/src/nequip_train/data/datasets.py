@@ -64,6 +64,13 @@ class AtomicDataset(torch.utils.data.Dataset, abc.ABC):
         """
         return None
 
+    def keys_in_files(self) -> list[str]:
+        """Return the names under which the first frame has labels in its file, for messages.
+
+        Empty, the answer of a class that does not override this, says that they are not known.
+        """
+        return []
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -160,7 +167,8 @@ class ASEDataset(AtomicDataset):
                 f"ase_args must not contain '{forbidden[0]}': all frames of file_path are read; "
                 "choose among them by split_dataset"
             )
-        structures = _read_file(self.file_path, dict(ase_args or {}))
+        self._ase_args = dict(ase_args or {})
+        structures = _read_file(self.file_path, self._ase_args)
         self._check_keys(
             structures, asked_keys(key_mapping, include_keys, exclude_keys), exclude_keys
         )
@@ -213,6 +221,13 @@ class ASEDataset(AtomicDataset):
     def files(self) -> list[str]:
         """Return the one file."""
         return [self.file_path]
+
+    def keys_in_files(self) -> list[str]:
+        """Return the keys of the arrays, info and results of the file's first structure."""
+        from ase.io import iread
+
+        first = next(iter(iread(self.file_path, parallel=False, **self._ase_args)), None)
+        return [] if first is None else sorted(label_keys(first))
 
     def _get_data_list(self, indices: list[int]) -> list[Frame]:
         return [self.frames[index] for index in indices]

@@ -28,6 +28,9 @@ class _Subset(AtomicDataset):
     def files(self) -> list[str] | None:
         return self.dataset.files()
 
+    def keys_in_files(self) -> list[str]:
+        return self.dataset.keys_in_files()
+
     def __str__(self) -> str:
         return str(self.dataset)
 

@@ -22,7 +22,7 @@ from nequip_core.fields import (
     VIRIAL_KEY,
 )
 
-__all__ = ["Units", "canonical_unit", "common_units", "field_unit"]
+__all__ = ["ENERGY_UNITS", "LENGTH_UNITS", "Units", "canonical_unit", "common_units", "field_unit"]
 
 Units = dict[str, str | None]
 
@@ -38,6 +38,8 @@ _SCALES: dict[str, dict[str, float]] = {
     },
     "length": {"Angstrom": 1.0, "nm": 10.0, "Bohr": 0.529177210903},
 }
+ENERGY_UNITS, LENGTH_UNITS = (tuple(table) for table in _SCALES.values())
+"""The known units, by their one spelling."""
 _ALIASES = {"Å": "Angstrom", "A": "Angstrom", "Ang": "Angstrom", "Ha": "Hartree", "Ry": "Rydberg"}
 _SPELLINGS = {
     spelling.casefold(): unit
