@@ -61,6 +61,7 @@ TEST_TOOLS = ("pytest>=8.2",)
 # Optional libraries whose use the suites test.
 OPTIONAL_LIBRARIES = (
     "matscipy>=1.3",
+    "jsonschema>=4.18",  # checks the schema of configs
     "cryptography>=42",
     "filelock>=3.12",
     "requests>=2.32",

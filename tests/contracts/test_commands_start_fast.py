@@ -18,6 +18,8 @@ LAYERS = ("nequip-core", "nequip-train", "nequip-package", "nequip-compile")
 # A command, the arguments that must answer at once, and what the answer contains.
 CALLS = [
     ("nequip-train", ["--help"], "nequip-train"),
+    ("nequip-train", ["check", "--help"], "nequip-train check"),
+    ("nequip-train", ["schema", "--help"], "nequip-train schema"),
     ("nequip-package", ["--help"], "nequip-package"),
     ("nequip-package", ["build", "--help"], "nequip-package build"),
     ("nequip-package", ["info", str(PACKAGE)], "atom_types"),

@@ -178,7 +178,7 @@ def _training_step(
         optimizer.step()
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     _require_finite(float(loss.detach()), gradients)
-    terms = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+    terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in values.items())
     report(f"train    {_size(batch)}: {terms} (on {module.device})")
     states = tensor_bytes([dict(state) for state in optimizer.state.values()])
     kept = tensor_bytes(gradients) + states
@@ -226,7 +226,8 @@ def _evaluation(
     manager: Any = managers[index]
     values = manager(output, target)
     first = WEIGHTED_SUM if WEIGHTED_SUM in values else next(iter(values))
-    report(f"{part:<8} {_size(batch)}: {len(values)} metrics, {first} {float(values[first]):.4g}")
+    value = float(values[first].detach())
+    report(f"{part:<8} {_size(batch)}: {len(values)} metrics, {first} {value:.4g}")
     manager.reset()
 
 

@@ -51,7 +51,7 @@ _INPUTS = {
     NUM_NODES_KEY,
     DATASET_KEY,
 }
-_LOSS = "train_loss_step"
+_LOSS = "train_loss_"
 
 
 @dataclass
@@ -253,9 +253,11 @@ def _nearest(label: str, coverage: Coverage, dataset: AtomicDataset) -> str:
     if alike:
         listed = ", ".join(f"'{key}'" for key in alike[:3])
         return f"The file has {listed}: take it by key_mapping: {{{alike[0]}: {label}}}"
-    there = ", ".join([*sorted(coverage.present), *in_file]) or "no label at all"
+    there = f"The frames have {', '.join(sorted(coverage.present)) or 'no labels'}"
+    if in_file:
+        there += f", their file {', '.join(in_file)}"
     near = closest(label, list(coverage.present))
     return (
-        f"There is {there}{near}. Labels under other names are taken by key_mapping; a label that "
+        f"{there}{near}. Labels under other names are taken by key_mapping; a label that "
         "is not there cannot be in loss or metrics"
     )

@@ -438,7 +438,23 @@ class OneOf(Kind):
         """Return its JSON schema."""
         schemas = [kind.schema() for kind in self.kinds]
         unique = [schema for index, schema in enumerate(schemas) if schema not in schemas[:index]]
-        return {} if not all(schemas) else {"anyOf": unique} if len(unique) > 1 else unique[0]
+        if not all(schemas):
+            return {}
+        # Choosing by type, an editor tells what is wrong inside of a list or mapping.
+        containers = [schema for schema in unique if schema.get("type") in ("array", "object")]
+        others = [schema for schema in unique if schema not in containers]
+        chosen: dict[str, Any] = others[0] if len(others) == 1 else {"anyOf": others}
+        for kind in ("array", "object"):
+            of_kind = [schema for schema in containers if schema["type"] == kind]
+            if of_kind:
+                then = of_kind[0] if len(of_kind) == 1 else {"anyOf": of_kind}
+                chosen = {
+                    "if": {"type": kind},
+                    "then": then,
+                    **({"else": chosen} if others else {}),
+                }
+                others = [chosen]
+        return chosen
 
 
 def _texts(kind: Kind) -> list[str]:
