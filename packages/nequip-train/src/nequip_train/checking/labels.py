@@ -127,6 +127,7 @@ def label_coverage(
         stages: of train, val and test.
         at_most: number of frames to look at in each data set.
     """
+    datamodule.prepare_data()
     found = []
     done = set()
     for stage in stages:

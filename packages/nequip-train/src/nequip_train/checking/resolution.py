@@ -81,7 +81,8 @@ def _resolved(
     except RecursionError:
         _fail(resolution, path, "refers to itself")
     except OmegaConfBaseException as error:
-        _fail(resolution, path, _PREFIX.sub("", str(error).splitlines()[0]))
+        # A KeyError's text is in quotes.
+        _fail(resolution, path, _PREFIX.sub("", str(error).splitlines()[0]).strip('"'))
     else:
         return value
     return UNKNOWN
