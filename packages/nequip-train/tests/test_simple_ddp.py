@@ -39,7 +39,7 @@ def run(kind, strategy, devices, folder, arguments, transforms):
     trainer = lightning.Trainer(
         accelerator="cpu", devices=devices, max_epochs=2, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=0, use_distributed_sampler=False,
         strategy=strategies[strategy]() if devices > 1 else "auto",
         accumulate_grad_batches=2 if kind == "plain" else 1,
         callbacks=[ValTimeXYZFileWriter(out_file=folder + "/val")],

@@ -19,6 +19,8 @@ from nequip_model.checkpoint_bases import remember_config
 from nequip_train.construction import build, call, resolve_target
 from nequip_train.data.shares import emptied_, is_filling
 from nequip_train.ema import AveragedWeights, EMAWeights
+from nequip_train.energy_shifts import checked_options
+from nequip_train.frozen import freeze
 from nequip_train.metrics_manager import WEIGHTED_SUM, MetricsManager
 
 __all__ = ["AveragingLightningModule", "EMALightningModule", "NequIPLightningModule"]
@@ -45,6 +47,9 @@ class NequIPLightningModule(lightning.LightningModule):
         val_metrics: likewise; one is made for every validation set.
         test_metrics: likewise, for every test set.
         info_dict: versions and resolved config of the run, for the checkpoint.
+        frozen: parts of the model to leave as they are, see `nequip_train.frozen.freeze`.
+        energy_shifts: how the run fits the model's energy shifts to the training data before a
+            fresh training, see `nequip_train.energy_shifts.checked_options`.
 
     Attributes:
         model: `torch.nn.ModuleDict` with the model as ``sole_model``.
@@ -67,6 +72,8 @@ class NequIPLightningModule(lightning.LightningModule):
         val_metrics: Config | None = None,
         test_metrics: Config | None = None,
         info_dict: Config | None = None,
+        frozen: Sequence[str] | None = None,
+        energy_shifts: str | Config | None = None,
     ) -> None:
         super().__init__()
         # The hyper-parameters would only repeat the config that Hydra has written.
@@ -82,6 +89,11 @@ class NequIPLightningModule(lightning.LightningModule):
         self._bases = record.bases
         first: Any = next(iter(self.model.values()))
         self.type_names: list[str] = list(first.type_names)
+        try:
+            freeze(self.model, frozen or ())
+            self.energy_shifts = checked_options(energy_shifts, self.type_names)
+        except ConfigError as error:
+            raise ConfigError(f"training_module.{error}") from error
         self.loss = self._manager(loss, "loss")
         if self.loss is not None and not self.loss.do_weighted_sum:
             raise ConfigError("training_module.loss: no term has a coefficient")
@@ -260,7 +272,7 @@ class NequIPLightningModule(lightning.LightningModule):
         config = dict(self.optimizer_config)
         groups = config.pop("param_groups", None)
         if groups is None:
-            parameters: Any = list(self.model.parameters())
+            parameters: Any = [p for p in self.model.parameters() if p.requires_grad]
         else:
             parameters = build(groups, f"{where}.param_groups", model=self.model)
         optimizer = build(config, where, params=parameters)

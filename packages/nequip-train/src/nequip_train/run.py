@@ -196,6 +196,8 @@ def _versions(extensions: list[str]) -> dict[str, str]:
 def _fresh_module(
     config: DictConfig, plan: Plan, datamodule: NequIPDataModule, info: dict[str, Any]
 ) -> NequIPLightningModule:
+    from nequip_train.energy_shifts import log_shifts, refit_energy_shifts
+
     statistics: dict[str, Any] = {}
     if plan.statistics:
         statistics = datamodule.get_statistics("train")
@@ -208,7 +210,13 @@ def _fresh_module(
     register_statistics(statistics)
     resolved = resolve(config, "training_module")
     info["training_module"] = resolved
-    return training_module(resolved, datamodule.num_datasets, info)
+    module = training_module(resolved, datamodule.num_datasets, info)
+    if module.energy_shifts is None or "train" not in plan.stages:
+        return module
+    found = refit_energy_shifts(module, module.energy_shifts, datamodule.batches("train"))
+    log_shifts(found, datamodule.units.get("energy"))
+    info["energy_shifts"] = found.as_plain()
+    return training_module({**resolved, "model": found.model}, datamodule.num_datasets, info)
 
 
 def _consent(config: DictConfig) -> bool | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning
 import torch
 
 from nequip_core.errors import ConfigError, closest
+from nequip_core.frames import Frame
 from nequip_train.construction import build
 from nequip_train.data.datasets import AtomicDataset
 from nequip_train.data.loaders import LOADER, Surroundings, build_loader, collate
@@ -296,6 +297,19 @@ class NequIPDataModule(lightning.LightningDataModule):
         if cache:
             cache.write({name: results[name] for name in manager.labels()}, self.statistics_units())
         return results
+
+    def batches(self, part: str) -> Iterator[Frame]:
+        """Yield batches of all frames of a part, in order; nothing of the run's order is used up.
+
+        Args:
+            part: train, val, test or predict.
+        """
+        self.prepare_data()
+        self.setup({p: stage for stage, p in _NEEDED_BY_STAGE.items()}[part])
+        size = int(self.loader_configs[part].get("batch_size") or 1)
+        for dataset in self.datasets[part]:
+            for start in range(0, len(dataset), size):
+                yield collate([dataset[i] for i in range(start, min(start + size, len(dataset)))])
 
     def statistics_units(self) -> dict[str, str | None]:
         """Return the unit of every statistic by its name, see `DataStatisticsManager.units`."""
