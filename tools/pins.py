@@ -29,7 +29,10 @@ LAYERS = (*(bare(name) for name in DISTRIBUTIONS), "nequip-allegro")
 TEST_TOOLS = ("pytest>=8.2",)
 # Layers that the tests of a distribution use and it does not need: they are there for what can run
 # beside the lower ends, at lower ends of their own. nequip-compile cannot, it needs a newer torch.
-TESTED_WITH = {"nequip-integrations": ("nequip-model", "nequip-package")}
+TESTED_WITH = {
+    "nequip-compile": ("nequip-package",),
+    "nequip-integrations": ("nequip-model", "nequip-package"),
+}
 # Extras that need a GPU; the tests of a distribution use all the others.
 GPU_EXTRAS = ("cuequivariance", "openequivariance")
 
