@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,3 +135,50 @@ def reference_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         return target
 
     return restore
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a cache of the test's own, which is empty, as are its keys."""
+    for name in ("NEQUIP_NO_CACHE", "NEQUIP_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NEQUIP_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, package: Path) -> Path:
+    """Return the folder of a repository that holds the package as our-group/Alloy:1.0."""
+    target = tmp_path / "models" / "our-group" / "Alloy" / "1.0.nequip.zip"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(package.read_bytes())
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def serve(own_cache: Path, folder: Path) -> Iterator[Callable[..., str]]:
+    """Return a function that serves the folder, with further arguments, and returns where."""
+    pytest.importorskip("requests")
+    pytest.importorskip("waitress")
+    code = "import sys; from nequip_package.command import main; sys.exit(main(sys.argv[1:]))"
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> str:
+        command = [sys.executable, "-c", code, "serve", str(folder), "--port", "0", *arguments]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        assert started[-1].stderr is not None
+        return started[-1].stderr.readline().split()[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture
+def address(serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return where the folder is served, which clients ask."""
+    address = serve()
+    monkeypatch.setenv("NEQUIP_REPOSITORY", address)
+    return address

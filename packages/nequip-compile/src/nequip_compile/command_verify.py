@@ -16,6 +16,8 @@ from nequip_core.compiled_metadata import (
     require_compiled_metadata,
 )
 from nequip_core.digests import file_digest
+from nequip_core.origin import Origin
+from nequip_core.saved_model import is_reference
 
 if TYPE_CHECKING:
     from nequip_compile.verification import Verification
@@ -38,8 +40,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "source",
         nargs="?",
-        help="the checkpoint or package it was compiled from (default: the file of that name "
-        "beside it, if it is the same)",
+        help="the checkpoint or package it was compiled from, or its name (default: the file of "
+        "that name beside it, or what was fetched by that name, if it is the same)",
     )
     parser.add_argument("--device", help="where to run (default: where it was compiled for)")
     parser.add_argument("--data-path", help="data to compare on, as that of `nequip-compile`")
@@ -54,10 +56,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def source_of(path: Path, metadata: dict[str, str]) -> tuple[Path | None, str]:
-    """Return the saved model beside a compiled file that it was made from, or None and why not."""
+    """Return the saved model that a compiled file was made from, or None and why not.
+
+    It is the one beside the file, or the one of the reference that the metadata state.
+    """
     name, digest = metadata.get(SOURCE_KEY, ""), metadata.get(SOURCE_DIGEST_KEY, "")
     if not name or not digest:
         return None, "it does not say what it was compiled from; name the file as SOURCE"
+    if is_reference(name):
+        found = Origin.of(metadata).find(path)
+        return found, "" if found else f"'{name}', which it was compiled from, cannot be had"
     # Only the name: a path in the metadata of a file of unknown origin is not followed.
     beside = path.parent / Path(name).name
     if not beside.is_file():

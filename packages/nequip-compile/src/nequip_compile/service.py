@@ -25,7 +25,7 @@ def compile_here(request: CompileRequest) -> CompiledFile:
     compilation = Compilation(
         path=source,
         digest=file_digest(source),
-        name=source.name,
+        name=request.name or source.name,
         device=request.device,
         model_name=request.model_name,
         modifiers=request.modifiers,

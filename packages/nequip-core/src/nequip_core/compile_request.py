@@ -40,6 +40,8 @@ class CompileRequest:
     """Consent to run code of the file, see `nequip_core.archive.loading.load_package`."""
     retry: bool = False
     """Whether to compile although the same has failed a short time ago."""
+    name: str = ""
+    """The reference that `source` was got by, for the metadata; empty: the file's name is."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,13 @@ from nequip_core.compiled_metadata import (
     TORCHSCRIPT_SUFFIX,
 )
 from nequip_core.digests import file_digest
-from nequip_core.saved_model import SOLE_MODEL
+from nequip_core.errors import NequIPError
+from nequip_core.saved_model import SOLE_MODEL, is_reference, local_file
 from nequip_core.terminal import visible
 
 __all__ = ["CUSTOM_TARGET", "Origin", "compile_command"]
+
+_LOG = logging.getLogger(__name__)
 
 CUSTOM_TARGET = "custom"
 """What files are said to be for that have input and output fields of the user's own."""
@@ -59,13 +63,18 @@ class Origin:
     def find(self, compiled: Path) -> Path | None:
         """Return the saved model if it is at hand, unchanged.
 
-        It is looked for beside the compiled file, then in the working directory. Metadata can be
-        edited: a name with a folder in it is not followed, and the content must have the digest.
+        A reference is looked for in the cache, then in the repositories that the user has set;
+        a file beside the compiled file, then in the working directory. Metadata can be edited: a
+        name with a folder in it is not followed, and the content must have the digest.
 
         Args:
             compiled: the compiled file.
         """
-        if not self.digest or not self.source or Path(self.source).name != self.source:
+        if not self.digest or not self.source:
+            return None
+        if is_reference(self.source):
+            return self._fetched()
+        if Path(self.source).name != self.source:
             return None
         for folder in (compiled.parent, Path()):
             path = folder / self.source
@@ -74,6 +83,17 @@ class Origin:
                     return path
             except OSError:  # one that may not be read is not at hand
                 continue
+        return None
+
+    def _fetched(self) -> Path | None:
+        """Return the model of a reference, None where it cannot be had or is another file."""
+        try:
+            path = local_file(self.source)
+            if file_digest(path) == self.digest:
+                return path
+            _LOG.info("'%s' is another file than what was compiled", self.source)
+        except (NequIPError, OSError) as error:
+            _LOG.info("'%s' is not at hand: %s", self.source, error)
         return None
 
 

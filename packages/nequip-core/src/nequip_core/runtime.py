@@ -40,7 +40,7 @@ from nequip_core.fingerprint import available_device, misfit
 from nequip_core.opened import OpenedModel, open_eagerly, opened_compiled
 from nequip_core.origin import Origin, compile_command
 from nequip_core.plugins import COMPILERS, load_plugin, plugin_names
-from nequip_core.saved_model import SOLE_MODEL, local_file
+from nequip_core.saved_model import SOLE_MODEL, is_reference, local_file
 from nequip_core.user_settings import says_off
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def open_model(
         tf32,
         trust_code,
         retry=require_compiled,
+        name=_reference(source),
     )
     if path.name.endswith(COMPILED_SUFFIXES):
         needed = target.outputs if outputs is None else outputs
@@ -134,6 +135,10 @@ def _open_saved(
     asked_for = not may_compile or _switched_off()
     _LOG.log(logging.INFO if asked_for else logging.WARNING, "%s", way)
     return opened
+
+
+def _reference(source: Any) -> str:
+    return str(source) if is_reference(source) else ""
 
 
 def _why_not(may_compile: bool) -> str | None:
@@ -203,6 +208,7 @@ def _open_compiled(
     wanted = replace(
         request,
         source=found,
+        name=_reference(origin.source),
         model_name=origin.model_name,
         modifiers=origin.modifiers,
         tf32=origin.tf32 and request.device.startswith("cuda"),

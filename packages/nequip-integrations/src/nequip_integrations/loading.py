@@ -14,7 +14,7 @@ from nequip_core.fields import FORCE_KEY, TOTAL_ENERGY_KEY
 from nequip_core.files import require_suffix
 from nequip_core.neighbors import DEFAULT_BACKEND
 from nequip_core.runtime import open_model
-from nequip_core.saved_model import SOLE_MODEL, load_saved_model, select_model
+from nequip_core.saved_model import SOLE_MODEL, load_saved_model, local_file, select_model
 from nequip_integrations.preparation import Transform, input_transforms
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ModelLoading:
         """Return the calculator of a ``.nequip.zip`` package, run without compilation.
 
         Args:
-            package_path: the package.
+            package_path: the package, or its name in a repository.
             device: where to run.
             chemical_species_to_atom_type_map: see `from_compiled_model`.
             neighborlist_backend: see `from_compiled_model`.
@@ -128,7 +128,7 @@ class ModelLoading:
             TrustError: code in the file may not run, and it cannot be loaded without.
         """
         return cls._from_saved_model(
-            require_suffix(package_path, ".nequip.zip", "package"),
+            require_suffix(local_file(package_path), ".nequip.zip", "package"),
             device,
             chemical_species_to_atom_type_map,
             model_name=model_name,

@@ -3,6 +3,7 @@
 | address | answer |
 |---|---|
 | ``/`` | a page with every model's card |
+| ``/models/<group>/<model>`` | a page with the cards of its versions |
 | ``/api/models/download/<group>/<model>:<version>`` | JSON: where the file is, its digests |
 | ``/files/<group>/<model>/<version>.nequip.zip`` | the file, or a range of its bytes |
 
@@ -11,36 +12,32 @@ Packages are read as data; nothing of them runs. Only files that `models_in` lis
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import quote
+from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_core.archive.reader import PackageReader
-from nequip_core.digests import file_digest
 from nequip_core.errors import ConfigError, NequIPError
 from nequip_core.repository.folder import models_in, newer_in, package_path
 from nequip_core.repository.names import ModelName, parse_name
+from nequip_package.index_page import FILES, PAGES, index_page, model_page
+from nequip_package.stated_facts import facts_of
 
 __all__ = ["Repository"]
 
 _API = "/api/models/download/"
-_FILES = "/files/"
+_FILES = f"/{FILES}"
+_PAGES = f"/{PAGES}"
 _CHUNK = 2**18
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "section{border-top:1px solid #ccc;padding:.5rem 0}dt{font-weight:600}dd{margin:0 0 .3rem 1rem;"
-    "overflow-wrap:anywhere}code{background:#f2f2f2;padding:.1rem .3rem;overflow-wrap:anywhere}"
-)
 _SAFE = [
-    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'",
+    ),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
 ]
@@ -49,34 +46,37 @@ Environ = dict[str, Any]
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What is stated of a file."""
-
-    size: int
-    sha256: str
-    identity: str
-    card: dict[str, Any]
-
-
 class Repository:
     """The WSGI application.
 
     Args:
         folder: the repository's folder, see `nequip_core.repository.folder`.
+        address: where clients reach it, if that is not what their requests say, because they ask
+            another server that stands before it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "") -> None:
         self.folder = folder.resolve()
+        self.address = address.rstrip("/")
 
     def __call__(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
         """Answer one request."""
+        answer = self._answered(environ, start_response)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else answer
+
+    def _answered(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _text(start_response, "405 Method Not Allowed", "this repository is read-only")
         path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
         path = "/" + path.lstrip("/")
         if path == "/":
-            return _answer(start_response, "text/html; charset=utf-8", self._page().encode())
+            return _html(start_response, index_page(models_in(self.folder)))
+        if path.startswith(_PAGES):
+            family = path.removeprefix(_PAGES)
+            found = [
+                one for one in models_in(self.folder) if f"{one[0].group}/{one[0].model}" == family
+            ]
+            return _html(start_response, model_page(found)) if found else _not_found(start_response)
         if path.startswith(_API):
             return self._listing(path.removeprefix(_API), environ, start_response)
         if path.startswith(_FILES):
@@ -100,22 +100,23 @@ class Repository:
             return _not_found(start_response)
         name, path = found
         try:
-            facts = _facts_of(path)
+            facts = facts_of(path)
         except NequIPError:
             return _text(start_response, "500 Internal Server Error", "the package is damaged")
         newer = newer_in(self.folder, name)
         # A client of HTTP/1.0 names no host.
         host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
-        base = f"{environ['wsgi.url_scheme']}://{host}"
+        base = self.address or f"{environ['wsgi.url_scheme']}://{host}"
+        page = f"{base}{_PAGES}{name.group}/{name.model}#{name}"
         content = {
             "modelId": str(name),
             "newerVersionId": None if newer is None else str(newer),
-            "webUrl": f"{base}/#{quote(str(name))}",
+            "webUrl": page,
             "artifact": {
                 "downloadUrl": f"{base}{_FILES}{name.group}/{name.model}/{path.name}",
-                "viewUrl": f"{base}/#{quote(str(name))}",
-                "hostName": host,
-                "doi": None,
+                "viewUrl": page,
+                "hostName": base.partition("://")[2],
+                "doi": facts.card.get("doi"),
                 "sha256": facts.sha256,
                 "size": facts.size,
                 "identity": facts.identity,
@@ -129,7 +130,7 @@ class Repository:
         if found is None or not file.endswith(PACKAGE_SUFFIX):
             return _not_found(start_response)
         try:
-            facts = _facts_of(found[1])
+            facts = facts_of(found[1])
         except NequIPError:
             return _text(start_response, "500 Internal Server Error", "the package is damaged")
         tag = f'"{facts.sha256}"'
@@ -146,62 +147,11 @@ class Repository:
                 return []
             headers.append(("Content-Range", f"bytes {first}-{last}/{facts.size}"))
         start_response(status, [*headers, ("Content-Length", str(last - first + 1)), *_SAFE])
-        return (
-            []
-            if environ["REQUEST_METHOD"] == "HEAD"
-            else _section(found[1].open("rb"), first, last)
-        )
-
-    def _page(self) -> str:
-        sections = "\n".join(_section_of(name, path) for name, path in models_in(self.folder))
-        return (
-            "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Models</title>"
-            "<meta name='viewport' content='width=device-width'>"
-            f"<style>{_STYLE}</style></head>\n<body><h1>Models</h1>\n"
-            f"{sections or '<p>There is no model here yet.</p>'}\n</body></html>\n"
-        )
+        return _section(found[1], first, last)
 
 
-def _section_of(name: ModelName, path: Path) -> str:
-    """Return the part of the page about one model; whatever a file says is escaped."""
-    start = f"<section id='{escape(quote(str(name)))}'><h2>{escape(str(name))}</h2>"
-    try:
-        facts = _facts_of(path)
-    except NequIPError as error:
-        return f"{start}<p>damaged: {escape(str(error).partition('from')[0])[:200]}</p></section>"
-    rows = {
-        "use it as": name.reference,
-        "identity": facts.identity,
-        "size": f"{facts.size / 1e6:.2f} MB",
-        **{str(key): _shown(value) for key, value in facts.card.items()},
-    }
-    listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in rows.items())
-    return f"{start}<dl>{listed}</dl></section>"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {_shown(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value))
-    return str(value)
-
-
-def _facts_of(path: Path) -> _Facts:
-    """Return what is stated of a file, computed again only when the file has changed."""
-    found = path.stat()
-    return _computed(path, found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-@functools.lru_cache(maxsize=4096)
-def _computed(path: Path, changed: int, size: int, number: int) -> _Facts:
-    package = PackageReader(path)
-    package.verify_contents()
-    return _Facts(size, file_digest(path), package.identity, package.card)
-
-
-def _section(file: BinaryIO, first: int, last: int) -> Iterator[bytes]:
-    with file:
+def _section(path: Path, first: int, last: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
         file.seek(first)
         left = last - first + 1
         while left > 0 and (chunk := file.read(min(_CHUNK, left))):
@@ -215,6 +165,10 @@ def _answer(
     headers = [("Content-Type", kind), ("Content-Length", str(len(content))), *_SAFE]
     start_response(status, headers)
     return [content]
+
+
+def _html(start_response: Start, page: str) -> Iterable[bytes]:
+    return _answer(start_response, "text/html; charset=utf-8", page.encode())
 
 
 def _text(start_response: Start, status: str, text: str) -> Iterable[bytes]:

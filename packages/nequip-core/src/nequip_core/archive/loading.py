@@ -48,7 +48,7 @@ def load_package(
     (``is_graph_model``), not by ``isinstance``.
 
     Args:
-        path: a ``.nequip.zip`` file.
+        path: a ``.nequip.zip`` file, or its name in a repository.
         load: ``auto``, ``snapshot`` or ``rebuild``, see the module's text.
         trust_code: True consents to running the code in the file, False refuses it, None leaves it
             to the environment variable ``NEQUIP_TRUST_CODE`` and to what this user built here.
@@ -62,7 +62,9 @@ def load_package(
         TrustError: its code may not run, and it cannot be rebuilt.
         ConfigError: `load` or `mode` is none of those that there are.
     """
-    return load_opened(PackageReader(path), load, trust_code, mode or requested_mode() or "eager")
+    return load_opened(
+        PackageReader(local_file(path)), load, trust_code, mode or requested_mode() or "eager"
+    )
 
 
 def load_opened(
@@ -94,7 +96,7 @@ def load_example_data(path: str | os.PathLike[str], trust_code: bool | None = No
     """Return the frame that a package carries as an example of its model's input.
 
     Args:
-        path: a ``.nequip.zip`` file.
+        path: a ``.nequip.zip`` file, or its name in a repository.
         trust_code: see `load_package`; formats 1 and 2 hold the frame in a pickle, which takes
             consent to read.
 
@@ -104,7 +106,7 @@ def load_example_data(path: str | os.PathLike[str], trust_code: bool | None = No
         MissingDependencyError: it needs modules that are not installed.
         TrustError: the frame is in a pickle that may not be read.
     """
-    package = PackageReader(path)
+    package = PackageReader(local_file(path))
     if package.format_version >= 3:
         return package.example_frame()
     if not consent(trust_code, package.identity):
@@ -135,7 +137,7 @@ def ModelFromPackage(  # noqa: N802 - documented name, used like a class in conf
     stands in for the file.
 
     Args:
-        package_path: a ``.nequip.zip`` file.
+        package_path: a ``.nequip.zip`` file, or its name in a repository.
         compile_mode: which of the package's modes, ``eager`` where it does not hold the mode; or
             the compile mode of the rebuild.
         load: see `load_package`.

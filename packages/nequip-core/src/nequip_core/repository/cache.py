@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nequip_core.archive.format import DIGEST, PACKAGE_SUFFIX
 from nequip_core.archive.reader import PackageReader
@@ -22,12 +23,18 @@ from nequip_core.archive.texts import TextError, parse_json
 from nequip_core.errors import ConfigError, FileFormatError, MissingDependencyError, NequIPError
 from nequip_core.files import atomic_path
 from nequip_core.repository.names import ModelName, parse_name
+from nequip_core.repository.unfinished import discard
 from nequip_core.repository.vouching import require_known_identity, require_vouched
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock as FileLock
 
 __all__ = ["ModelCache", "Record"]
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_RECORD = 2**16
+_SECONDS_UNTIL_NOTICE = 3.0
+_PACKAGES = "packages"  # its lock is held where a package and its name come and go together
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,16 @@ class ModelCache:
         Raises:
             MissingDependencyError: `filelock` is not installed.
         """
+        lock = self._lock(name.key)
+        if not _taken(lock, _SECONDS_UNTIL_NOTICE):
+            _LOG.warning("waiting for another process, which is fetching '%s'", name)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _lock(self, of: str) -> FileLock:
         try:
             from filelock import FileLock
         except ImportError as error:
@@ -127,8 +144,7 @@ class ModelCache:
             ) from error
         locks = self.folder / "locks"
         locks.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(locks / f"{name.key}.lock"):
-            yield
+        return FileLock(locks / f"{of}.lock")
 
     def add(self, file: Path, name: ModelName, source: str = "") -> Path:
         """Copy a package into the cache under a name, and return the copy.
@@ -140,11 +156,12 @@ class ModelCache:
         with self.locked(name):
             PackageReader(file).verify_contents()
             part = self.part(name)
+            discard(part)
             try:
                 shutil.copyfile(file, part)
                 return self.accept(part, name, source)
             finally:
-                part.unlink(missing_ok=True)
+                discard(part)
 
     def accept(self, part: Path, name: ModelName, source: str, stated: str | None = None) -> Path:
         """Check a complete file and move it into the cache under a name; return where it is.
@@ -165,6 +182,24 @@ class ModelCache:
             raise FileFormatError(
                 f"its identity is {package.identity}, and {stated} is what is stated"
             )
+        record = Record(str(name), package.identity, source, self.vouch(package, name))
+        self.packages.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = self.package(record)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        with self._lock(_PACKAGES):  # a package without a name is for `prune`
+            part.replace(target)
+            with atomic_path(self._names / f"{name.key}.json") as path:
+                path.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        return target
+
+    def vouch(self, package: PackageReader, name: ModelName) -> tuple[str, ...]:
+        """Return who signed a package, after checking that it may be used under a name.
+
+        Raises:
+            TrustError: the name stands for another package, or the signature is not the one needed.
+            MissingDependencyError: a signature has to be checked without `cryptography`.
+        """
         before = self.record(name)
         require_known_identity(name, package.identity, before.identity if before else None)
         family = f"{name.group}/{name.model}:"
@@ -174,16 +209,7 @@ class ModelCache:
             if record.name.startswith(family)
             for key in record.signers
         }
-        signers = require_vouched(package, name, earlier)
-        record = Record(str(name), package.identity, source, signers)
-        self.packages.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = self.package(record)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
-        with atomic_path(self._names / f"{name.key}.json") as path:
-            path.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        return target
+        return require_vouched(package, name, earlier)
 
     def forget(self, name: ModelName) -> None:
         """Let a name stand for nothing; its package stays until `prune`."""
@@ -192,19 +218,46 @@ class ModelCache:
     def prune(self, everything: bool = False) -> list[tuple[Path, int]]:
         """Remove unfinished downloads and packages without a name, or all packages.
 
-        What names stand for is kept.
+        What names stand for is kept, and downloads that another process is at.
 
         Returns:
             each removed file and its size in bytes.
+
+        Raises:
+            MissingDependencyError: `filelock` is not installed.
         """
-        kept = set() if everything else {self.package(record) for record in self.records()}
-        files = [*(self.folder / "parts").glob("*"), *self.packages.glob(f"*{PACKAGE_SUFFIX}")]
-        removed = []
-        for path in sorted(files):
-            if path not in kept and path.is_file():
-                removed.append((path, path.stat().st_size))
-                path.unlink(missing_ok=True)
+        removed: list[tuple[Path, int]] = []
+        for path in sorted((self.folder / "parts").glob("*")):
+            lock = self._lock(path.name.partition(".")[0])
+            if not _taken(lock, 0):
+                _LOG.warning("'%s' stays: another process is downloading it", path)
+                continue
+            try:
+                _remove(path, removed)
+            finally:
+                lock.release()
+        if self.packages.is_dir():
+            with self._lock(_PACKAGES):
+                kept = set() if everything else {self.package(one) for one in self.records()}
+                for path in sorted(self.packages.glob(f"*{PACKAGE_SUFFIX}")):
+                    if path not in kept:
+                        _remove(path, removed)
         return removed
+
+
+def _taken(lock: FileLock, seconds: float) -> bool:
+    """Return whether a lock could be taken within this time."""
+    try:
+        lock.acquire(timeout=seconds)
+    except TimeoutError:  # of filelock, which is one of these
+        return False
+    return True
+
+
+def _remove(path: Path, removed: list[tuple[Path, int]]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        removed.append((path, path.stat().st_size))
+        path.unlink()
 
 
 def _read_record(path: Path) -> Record | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import atexit
 import errno
+import functools
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
+from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.texts import TextError
 from nequip_core.digests import file_digest
 from nequip_core.errors import (
@@ -17,6 +20,7 @@ from nequip_core.errors import (
     DownloadError,
     FileFormatError,
     MissingFileError,
+    NequIPError,
 )
 from nequip_core.repository.bar import DownloadBar
 from nequip_core.repository.cache import ModelCache
@@ -33,6 +37,7 @@ from nequip_core.repository.settings import (
     uses_cache,
 )
 from nequip_core.repository.transfer import Transfer
+from nequip_core.repository.unfinished import discard
 from nequip_core.repository.vouching import require_known_identity
 
 __all__ = ["fetch_model"]
@@ -59,14 +64,38 @@ def fetch_model(reference: str) -> Path:
     """
     name = parse_reference(reference)
     if not uses_cache():
-        folder = Path(tempfile.mkdtemp(prefix="nequip-models-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return _fetch(ModelCache(folder), name)
+        cache = ModelCache(_folder_of_process(os.getpid()))
+        return cache.find(name) or _fetch(cache, name)
     cache = ModelCache(cache_folder())
-    found = cache.find(name)
+    return cache.find(name) or _find_older(cache, name) or _fetch(cache, name)
+
+
+@functools.cache
+def _folder_of_process(process: int) -> Path:
+    """Return a folder that is removed when this process ends; a fork has one of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="nequip-models-"))
+    atexit.register(_remove, folder, process)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _find_older(cache: ModelCache, name: ModelName) -> Path | None:
+    """Return what the implementation nequip has downloaded, if the name may stand for it."""
     for folder in older_folders():
-        found = found or find_older(folder, name)
-    return found or _fetch(cache, name)
+        found = find_older(folder, name)
+        if found is None:
+            continue
+        try:
+            cache.vouch(PackageReader(found), name)
+        except NequIPError as error:
+            _LOG.warning("'%s' is not used: %s", found, error)
+            continue
+        return found
+    return None
 
 
 def _fetch(cache: ModelCache, name: ModelName) -> Path:
@@ -76,8 +105,8 @@ def _fetch(cache: ModelCache, name: ModelName) -> Path:
             # Another process may have fetched it while this one waited.
             return cache.find(name) or _fetch_from(cache, name, bases)
     except OSError as error:
-        if isinstance(error, ConnectionError | FileNotFoundError):
-            raise  # ours
+        if isinstance(error, NequIPError):
+            raise
         hint = ": make room, the next attempt goes on" if error.errno in _FULL else ""
         raise DownloadError(
             f"'{name}' cannot be kept in '{cache.folder}': {error.strerror or error}{hint}"
@@ -113,7 +142,13 @@ def _copy(cache: ModelCache, name: ModelName, base: str) -> Path | None:
     if not source.is_file():
         return None
     part = cache.part(name)
-    shutil.copyfile(source, part)
+    discard(part)
+    try:
+        content = source.open("rb")
+    except OSError as error:
+        raise DownloadError(f"'{source}' cannot be read: {error.strerror or error}") from error
+    with content, part.open("wb") as copy:
+        shutil.copyfileobj(content, copy)
     _notice(name, newer_in(folder, name))
     return _accepted(cache, name, part, Listing(base), base)
 
@@ -160,13 +195,12 @@ def _accepted(cache: ModelCache, name: ModelName, part: Path, listing: Listing, 
     except (FileFormatError, ConfigError) as error:
         raise DownloadError(f"what {base} has as '{name}' is of no use: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
-        part.with_name(f"{part.name}.json").unlink(missing_ok=True)
+        discard(part)
 
 
 def _drop_empty(part: Path) -> None:
     if part.exists() and part.stat().st_size == 0:
-        part.unlink()
+        discard(part)
 
 
 def _notice(name: ModelName, newer: ModelName | None) -> None:

@@ -20,23 +20,31 @@ def package_path(folder: Path, name: ModelName) -> Path:
 
 
 def models_in(folder: Path) -> Iterator[tuple[ModelName, Path]]:
-    """Yield every model of a repository's folder with its package, sorted by name.
+    """Yield every model of a repository's folder with its package: by name, the newest first.
 
-    Other files, and those that lie elsewhere behind a symbolic link, are passed over.
+    Versions before a release (``2.0rc1``) follow the releases. Other files are passed over, and
+    those that lie elsewhere behind a symbolic link.
     """
     root = folder.resolve()
-    for path in sorted(root.glob(f"*/*/*{PACKAGE_SUFFIX}")):
+    found = []
+    for path in root.glob(f"*/*/*{PACKAGE_SUFFIX}"):
         group, model, file = path.relative_to(root).parts
         try:
             name = parse_name(f"{group}/{model}:{file.removesuffix(PACKAGE_SUFFIX)}")
         except ConfigError:
             continue
         if path.is_file() and path.resolve().is_relative_to(root):
-            yield name, path
+            found.append((name, path))
+    found.sort(key=lambda item: (not _is_early(item[0]), _order(item[0])), reverse=True)
+    found.sort(key=lambda item: (item[0].group, item[0].model))
+    yield from found
 
 
 def newer_in(folder: Path, name: ModelName) -> ModelName | None:
-    """Return the newest version of a model in a repository's folder, if newer than `name`."""
+    """Return the newest version of a model in a repository's folder, if newer than `name`.
+
+    A version before a release (``2.0rc1``) counts only if `name` is one itself.
+    """
     siblings = package_path(folder, name).parent
     found = []
     for path in siblings.glob(f"*{PACKAGE_SUFFIX}"):
@@ -45,13 +53,23 @@ def newer_in(folder: Path, name: ModelName) -> ModelName | None:
             found.append(parse_name(f"{name.group}/{name.model}:{version}"))
         except ConfigError:
             continue
-    newest = max(found, key=_order, default=name)
+    counting = [one for one in found if _is_early(name) or not _is_early(one)]
+    newest = max(counting, key=_order, default=name)
     return newest if _order(newest) > _order(name) else None
 
 
 def folder_of_address(base: str) -> Path:
     """Return the folder of a ``file://`` address."""
     return Path(url2pathname(unquote(urlsplit(base).path)))
+
+
+def _is_early(name: ModelName) -> bool:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(name.version).is_prerelease
+    except InvalidVersion:
+        return False
 
 
 def _order(name: ModelName) -> tuple[int, object]:

@@ -1,39 +1,37 @@
 """Requests to a repository over HTTP: with time-outs, retries, limits, and downloads that go on.
 
-Proxies, certificates and passwords are those of the user's environment (``HTTPS_PROXY``,
-``NO_PROXY``, ``REQUESTS_CA_BUNDLE``, ``~/.netrc``); a server on this machine is asked directly.
+See `nequip_core.repository.session` for proxies, certificates and passwords.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from nequip_core._version import __version__
-from nequip_core.archive.texts import TextError, parse_json
 from nequip_core.errors import DownloadError, MissingDependencyError
 from nequip_core.repository.listing import LARGEST_LISTING, LARGEST_PACKAGE, Listing
 from nequip_core.repository.settings import is_permitted
+from nequip_core.repository.unfinished import Unfinished
 
 if TYPE_CHECKING:
     import requests
 
 __all__ = ["Transfer"]
 
-_TIMEOUT = (10.0, 60.0)  # seconds: to connect, between two parts of an answer
+_TIMEOUT = (10.0, 30.0)  # seconds: to connect, between two parts of an answer
 _LONGEST_ANSWER = 60.0  # seconds
 _RETRIES = 3
 _ATTEMPTS_WITHOUT_PROGRESS = 4
 _BACKOFF = 0.5  # seconds before the second attempt; doubled for each further one
 _MOST_REDIRECTS = 5
 _CHUNK = 2**14  # bytes; what of it had arrived when a connection breaks is lost
-_REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (429, 500, 502, 503, 504)
+_LONGEST_WAIT = 30  # seconds, whatever a busy server asks for
+_REDIRECTS = (301, 302, 303, 307, 308)
 _ZIP = b"PK\x03\x04"
 
 Advance = Callable[[int, int | None], None]
@@ -49,27 +47,17 @@ class Transfer:
     def __init__(self) -> None:
         try:
             import requests
-            from requests.adapters import HTTPAdapter
-            from urllib3.util import Retry
+
+            from nequip_core.repository.session import new_session
         except ImportError as error:
             raise MissingDependencyError(
                 "fetching models from a repository needs requests: "
                 f"pip install 'nequip-core[repository]' ({error})"
             ) from error
         self._errors = (requests.RequestException, ValueError)
-        self._session = requests.Session()
-        self._session.headers["User-Agent"] = f"nequip-core/{__version__} (Python)"
-        # As it is: a part is continued at a byte of the file.
-        self._session.headers["Accept-Encoding"] = "identity"
-        retry = Retry(
-            total=_RETRIES,
-            backoff_factor=_BACKOFF,
-            status_forcelist=_BUSY,
-            allowed_methods=("GET",),
-            raise_on_status=False,
-        )
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+        self._passing = (requests.ConnectionError, requests.Timeout)
+        self._lasting = requests.exceptions.SSLError  # is one of the former
+        self._session = new_session()
 
     def __enter__(self) -> Transfer:
         return self
@@ -84,22 +72,19 @@ class Transfer:
             DownloadError: the address cannot be reached, or the answer is none.
         """
         try:
-            with self._get(address) as response:
-                if response.status_code == 404:
-                    return None
-                _require_success(response)
-                start, content = time.monotonic(), b""
-                for chunk in response.iter_content(_CHUNK):
-                    content += chunk
-                    if len(content) > LARGEST_LISTING:
-                        raise DownloadError(
-                            f"the answer of {address} has more than {LARGEST_LISTING} bytes"
-                        )
-                    if time.monotonic() - start > _LONGEST_ANSWER:
-                        raise DownloadError(f"the answer of {address} takes too long")
-                return content, response.url
+            response = self._get(address)
         except self._errors as error:
             raise DownloadError(f"{address} cannot be reached: {_reason(error)}") from error
+        with response:
+            if response.status_code == 404:
+                return None
+            _require_success(response)
+            try:
+                return self._short(response), response.url
+            except self._errors as error:
+                raise DownloadError(
+                    f"the answer of {address} broke off: {_reason(error)}"
+                ) from error
 
     def download(self, address: str, part: Path, listing: Listing, advance: Advance) -> None:
         """Write a file, going on where an earlier download of the same file ended.
@@ -115,32 +100,47 @@ class Transfer:
         Raises:
             DownloadError: the file cannot be had, or is none of a package.
         """
-        mark = _Mark(part, address, listing)
-        failures = 0
-        while not mark.is_complete():
-            before = mark.size()
+        unfinished = Unfinished(part, address, listing)
+        failures, most = 0, unfinished.size()
+        while not unfinished.is_complete():
             try:
-                self._continue(address, mark, listing, advance)
+                self._continue(address, unfinished, listing, advance)
             except self._errors as error:
-                failures = 0 if mark.size() > before else failures + 1
+                failures = 0 if unfinished.size() > most else failures + 1
+                most = max(most, unfinished.size())
                 if failures >= _ATTEMPTS_WITHOUT_PROGRESS:
+                    kept = unfinished.start()
+                    hint = f"; {kept} bytes are kept, the next attempt goes on there" * bool(kept)
                     raise DownloadError(
-                        f"the download from {address} broke off: {_reason(error)}; "
-                        f"{mark.size()} bytes are kept, and the next attempt goes on there"
+                        f"the download from {address} broke off: {_reason(error)}{hint}"
                     ) from error
                 time.sleep(_BACKOFF * 2**failures)
             else:
                 return
 
-    def _continue(self, address: str, mark: _Mark, listing: Listing, advance: Advance) -> None:
-        start = mark.start()
-        headers = {"Range": f"bytes={start}-", "If-Range": mark.tag} if start else {}
+    def _short(self, response: requests.Response) -> bytes:
+        start, content = time.monotonic(), b""
+        for chunk in response.iter_content(_CHUNK):
+            content += chunk
+            if len(content) > LARGEST_LISTING:
+                raise DownloadError(
+                    f"the answer of {response.url} has more than {LARGEST_LISTING} bytes"
+                )
+            if time.monotonic() - start > _LONGEST_ANSWER:
+                raise DownloadError(f"the answer of {response.url} takes too long")
+        return content
+
+    def _continue(
+        self, address: str, unfinished: Unfinished, listing: Listing, advance: Advance
+    ) -> None:
+        start = unfinished.start()
+        headers = {"Range": f"bytes={start}-", "If-Range": unfinished.tag} if start else {}
         with self._get(address, {key: value for key, value in headers.items() if value}) as got:
-            if got.status_code == 416:
-                mark.clear()
+            if got.status_code == 416 or not _continues(got, start, unfinished.tag):
+                unfinished.clear()
                 raise ValueError("the server has no such part of the file")
             _require_success(got)
-            if got.status_code != 206 or not _starts_at(got, start):
+            if got.status_code == 200:
                 start = 0
             if got.headers.get("Content-Encoding", "identity") != "identity":
                 raise DownloadError(f"{address} sends the file packed, which was not asked for")
@@ -148,12 +148,13 @@ class Transfer:
             total = listing.size or (None if length is None else start + length)
             largest = min(listing.size or LARGEST_PACKAGE, LARGEST_PACKAGE)
             if length is not None and start + length > largest:
-                mark.clear()
+                unfinished.clear()
                 raise DownloadError(
                     f"{address} sends {start + length} bytes, at most {largest} are expected"
                 )
-            mark.begin(got.headers.get("ETag", ""), start)
-            self._write(got, mark.part, start, total, largest, advance)
+            # A part of a file need not come with its tag again.
+            unfinished.begin(got.headers.get("ETag", None if start else ""), start)
+            self._write(got, unfinished.part, start, total, largest, advance)
 
     def _write(
         self,
@@ -188,15 +189,7 @@ class Transfer:
     def _get(self, address: str, headers: dict[str, str] | None = None) -> requests.Response:
         """Return an open answer, redirects followed where that is permitted."""
         for _ in range(_MOST_REDIRECTS + 1):
-            # None keeps the environment's proxy for http away: http is of this machine only.
-            response = self._session.get(
-                address,
-                headers=headers,
-                stream=True,
-                timeout=_TIMEOUT,
-                allow_redirects=False,
-                proxies={"http": None},  # type: ignore[dict-item]
-            )
+            response = self._ask(address, headers)
             target = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not target:
                 return response
@@ -207,61 +200,30 @@ class Transfer:
             address = following
         raise DownloadError(f"{address} redirects more than {_MOST_REDIRECTS} times")
 
-
-class _Mark:
-    """What a part is a part of: a file beside it that says so."""
-
-    def __init__(self, part: Path, address: str, listing: Listing) -> None:
-        self.part = part
-        self.tag = ""
-        self._file = part.with_name(f"{part.name}.json")
-        self._stated = {"address": address, "sha256": listing.sha256, "size": listing.size}
-        self._size = listing.size
-        found = self._read()
-        self._fits = {key: found.get(key) for key in self._stated} == self._stated
-        if not self._fits and listing.sha256 is not None:
-            # The same file on another server: its digest decides in the end.
-            self._fits = found.get("sha256") == listing.sha256
-        tag = found.get("tag")
-        if self._fits and isinstance(tag, str) and found.get("address") == address:
-            self.tag = tag
-
-    def size(self) -> int:
-        """Return the bytes that are there."""
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def start(self) -> int:
-        """Return at which byte to go on: 0 where nothing tells that it is the same file."""
-        known = self.tag or self._stated["sha256"]
-        return self.size() if self._fits and known else 0
-
-    def is_complete(self) -> bool:
-        """Return whether all bytes that are stated are there already."""
-        return self._fits and self._size is not None and self.size() == self._size
-
-    def begin(self, tag: str, start: int) -> None:
-        """Write down what is about to arrive, and drop what is there after `start`."""
-        # A weak tag says that the files mean the same, not that their bytes are the same.
-        self.tag = "" if tag.startswith("W/") else tag[:200]
-        self._fits = True
-        if start == 0:
-            self.part.unlink(missing_ok=True)
-        self._file.write_text(json.dumps({**self._stated, "tag": self.tag}), encoding="utf-8")
-        self.part.touch(mode=0o600)
-        os.truncate(self.part, start)
-
-    def clear(self) -> None:
-        """Remove the part."""
-        self.part.unlink(missing_ok=True)
-        self._file.unlink(missing_ok=True)
-        self.tag = ""
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            found = parse_json(self._file.read_bytes())
-        except (OSError, TextError):
-            return {}
-        return found if isinstance(found, dict) else {}
+    def _ask(self, address: str, headers: dict[str, str] | None) -> requests.Response:
+        """Return an open answer, asking again where the server is busy or cannot be reached."""
+        left, wait = _RETRIES, _BACKOFF
+        while True:  # with retries of urllib3 each would print a warning
+            asked_for = 0
+            try:
+                response = self._session.get(
+                    address, headers=headers, stream=True, timeout=_TIMEOUT, allow_redirects=False
+                )
+            except self._passing as error:
+                if left == 0 or isinstance(error, self._lasting):
+                    raise
+            except OSError as error:
+                if isinstance(error, self._errors):
+                    raise
+                # A file of certificates that is not there, for instance.
+                raise DownloadError(f"{address} cannot be asked: {error}") from error
+            else:
+                if left == 0 or response.status_code not in _BUSY:
+                    return response
+                response.close()
+                asked_for = min(_seconds_to_wait(response), _LONGEST_WAIT)
+            time.sleep(max(wait, asked_for))
+            left, wait = left - 1, 2 * wait
 
 
 def _require_success(response: requests.Response) -> None:
@@ -271,8 +233,17 @@ def _require_success(response: requests.Response) -> None:
         )
 
 
-def _starts_at(response: requests.Response, start: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+def _seconds_to_wait(response: requests.Response) -> int:
+    text = response.headers.get("Retry-After", "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _continues(response: requests.Response, start: int, tag: str) -> bool:
+    """Return whether a part of a file is the one asked for; other answers are not looked at."""
+    if response.status_code != 206:
+        return True
+    same = not tag or response.headers.get("ETag", tag) == tag
+    return same and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def _length(response: requests.Response) -> int | None:
@@ -298,4 +269,7 @@ def _reason(error: BaseException) -> str:
         if not isinstance(deeper, BaseException):
             break
         inner = deeper
-    return " ".join(str(inner).split())[:300] or type(inner).__name__
+    text = " ".join(str(inner).split())[:300] or type(inner).__name__
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        text += "; REQUESTS_CA_BUNDLE or SSL_CERT_FILE names the certificates to trust"
+    return text

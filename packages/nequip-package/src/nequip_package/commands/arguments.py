@@ -8,20 +8,27 @@ from pathlib import Path
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.errors import closest
+from nequip_core.repository.names import is_reference
 
 __all__ = [
+    "PACKAGE",
     "add_paths",
     "add_trust_option",
     "input_file",
+    "is_package",
     "paths_first",
     "require_subcommand",
+    "shown_name",
 ]
+
+PACKAGE = f"package, {PACKAGE_SUFFIX}, or its name nequip.net:GROUP/MODEL:VERSION"
+"""Help for an argument that is a package to read."""
 
 # Options that take as many words as follow, paths of packages among them.
 _GREEDY = {"modify": "--modifier", "update": "--replace"}
 
 
-def add_paths(parser: argparse.ArgumentParser, source: str = f"package, {PACKAGE_SUFFIX}") -> None:
+def add_paths(parser: argparse.ArgumentParser, source: str = PACKAGE) -> None:
     """Add ``input_path`` and ``output_path`` of a command that makes a package from a file.
 
     Args:
@@ -64,6 +71,21 @@ def input_file(
     return require_file(require_suffix(local_file(path), suffixes, what), what)
 
 
+def is_package(word: str) -> bool:
+    """Return whether a word of a command line is a package by its looks, or the name of one."""
+    return word.endswith(PACKAGE_SUFFIX) or is_reference(word)
+
+
+def shown_name(word: str, path: Path) -> str:
+    """Return what a package is called in what is printed: its file's name, or what was asked for.
+
+    Args:
+        word: the argument.
+        path: the file that it led to.
+    """
+    return word if is_reference(word) else path.name
+
+
 def paths_first(arguments: Sequence[str]) -> list[str]:
     """Return the arguments of a command with the packages before options that would take them.
 
@@ -80,7 +102,7 @@ def paths_first(arguments: Sequence[str]) -> list[str]:
     for word in arguments[1:]:
         if word.startswith("-"):
             is_inside = word == option or word.startswith(f"{option}=")
-        is_path = word.endswith(PACKAGE_SUFFIX) and "=" not in word
+        is_path = is_package(word) and "=" not in word
         (paths if is_inside and is_path else others).append(word)
     return [arguments[0], *paths, *others]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_package.commands.arguments import PACKAGE, shown_name
 
 if TYPE_CHECKING:
     from nequip_package.audit import Audit, Finding
@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
         description="Show what the pickles in a package import and call, and where its code "
         "reaches out of a computation. Nothing of the package is run.",
     )
-    parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
+    parser.add_argument("pkg_path", help=PACKAGE)
     parser.add_argument("--all", action="store_true", help="also print every harmless finding")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.add_argument(
@@ -48,7 +48,7 @@ def _audit(options: argparse.Namespace) -> int:
 
         print(json_text(audit.as_plain()))
     else:
-        _print_report(package.path.name, audit, options.all)
+        _print_report(shown_name(options.pkg_path, package.path), audit, options.all)
     grave = audit.of_grade("alarm") or audit.of_grade("look")
     return 1 if options.exit_code and grave else 0
 

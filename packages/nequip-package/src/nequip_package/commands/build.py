@@ -7,7 +7,7 @@ from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.modes import DEFAULT_MODE
-from nequip_package.commands.arguments import add_trust_option
+from nequip_package.commands.arguments import add_trust_option, input_file
 
 __all__ = ["add_parser"]
 
@@ -23,7 +23,9 @@ def add_parser(commands: Any) -> None:
         "loaded back and predicts what the model predicts.",
     )
     parser.add_argument(
-        "ckpt_path", help=f"checkpoint, .ckpt; or package to package again, {PACKAGE_SUFFIX}"
+        "ckpt_path",
+        help=f"checkpoint, .ckpt; or package to package again, {PACKAGE_SUFFIX} or its name in a "
+        "repository",
     )
     parser.add_argument("output_path", help=f"package to write, {PACKAGE_SUFFIX}")
     parser.add_argument(
@@ -39,13 +41,11 @@ def add_parser(commands: Any) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     # Before the slow import of torch: names and files.
-    from nequip_core.files import require_file, require_suffix
     from nequip_package.file_kinds import require_content_of_name
     from nequip_package.output_path import require_other_file
     from nequip_package.progress import Progress
 
-    source = require_suffix(options.ckpt_path, _SUFFIXES, "checkpoint")
-    require_file(source, "checkpoint")
+    source = input_file(options.ckpt_path, _SUFFIXES, "checkpoint")
     require_content_of_name(source)
     output = require_other_file(source, options.output_path)
     _require_mode(options.mode)

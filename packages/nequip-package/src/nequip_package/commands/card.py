@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_package.commands.arguments import PACKAGE
 
 __all__ = ["add_parser"]
 
@@ -27,7 +28,7 @@ def add_parser(commands: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
+    parser.add_argument("pkg_path", help=PACKAGE)
     parser.add_argument("output_path", nargs="?", help="package to write, if the card is edited")
     parser.add_argument(
         "--set",

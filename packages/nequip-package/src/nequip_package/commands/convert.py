@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_package.commands.arguments import add_paths, add_trust_option, input_file
+from nequip_package.commands.arguments import PACKAGE, add_paths, add_trust_option, input_file
 
 __all__ = ["add_parser"]
 
@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
         "checkpoint that nequip wrote. Nothing in the file runs; with --trust-code a package's own "
         "code runs too, and its predictions are compared.",
     )
-    add_paths(parser, f"checkpoint, .ckpt, or package, {PACKAGE_SUFFIX}")
+    add_paths(parser, f"checkpoint, .ckpt, or {PACKAGE}")
     parser.add_argument(
         "--converter",
         default="nequip",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_package.commands.arguments import PACKAGE, is_package
 
 if TYPE_CHECKING:
     from nequip_core.archive.reader import PackageReader
@@ -32,7 +33,7 @@ def add_parser(commands: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
+    parser.add_argument("pkg_path", help=PACKAGE)
     parser.add_argument("other", nargs="?", help="another package, or a file in the package")
     parser.add_argument("file", nargs="?", help="a file in both packages, or a local file")
     parser.add_argument(
@@ -50,7 +51,7 @@ def _diff(options: argparse.Namespace) -> int:
     first = PackageReader(local_file(options.pkg_path))
     if options.other is None:
         differs = _against_installed(first, options)
-    elif not options.other.endswith(PACKAGE_SUFFIX):
+    elif not is_package(options.other):
         differs = _one_member(first, options)
     else:
         second = PackageReader(local_file(options.other))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from nequip_core.archive.format import PACKAGE_SUFFIX
+from nequip_package.commands.arguments import PACKAGE, shown_name
 
 if TYPE_CHECKING:
     from nequip_core.archive.reader import PackageReader
@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
         help="show what a package states about itself",
         description="Show what a package states about itself. Nothing of the package is run.",
     )
-    parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
+    parser.add_argument("pkg_path", help=PACKAGE)
     parser.add_argument(
         "--modifiers",
         "--get-modifiers",
@@ -53,7 +53,7 @@ def _info(options: argparse.Namespace) -> None:
         return
     modifiers = _modifiers(package) if options.modifiers else None
     if not (options.yaml or options.json):
-        _print_for_people(package, modifiers)
+        _print_for_people(package, shown_name(options.pkg_path, package.path), modifiers)
         return
     from nequip_package.console import json_text, yaml_text
 
@@ -118,7 +118,9 @@ def _architectures(package: PackageReader) -> dict[str, str | None]:
     return found
 
 
-def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | None) -> None:
+def _print_for_people(
+    package: PackageReader, title: str, modifiers: list[dict[str, Any]] | None
+) -> None:
     from nequip_package.console import aligned_yaml, columns, heading, size_text, visible
 
     facts = _facts(package)
@@ -132,7 +134,7 @@ def _print_for_people(package: PackageReader, modifiers: list[dict[str, Any]] | 
         *(("signature", _signature_text(entry)) for entry in facts["signatures_not_checked"]),
         *(("from", _step_text(step)) for step in facts["lineage"]),
     ]
-    print(heading(visible(package.path.name)))
+    print(heading(visible(title)))
     for line in columns((name, visible(text)) for name, text in rows):
         print(line)
     print(f"\n{heading(_TITLE)}")

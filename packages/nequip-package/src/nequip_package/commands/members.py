@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from nequip_core.archive.format import PACKAGE_SUFFIX, STORAGE_SUFFIX
+from nequip_core.archive.format import STORAGE_SUFFIX
+from nequip_package.commands.arguments import PACKAGE
 
 __all__ = ["add_parser"]
 
@@ -18,7 +19,7 @@ def add_parser(commands: Any) -> None:
         help="list the files in a package with their sizes",
         description="List the files in a package with their sizes in bytes, tensor data left out.",
     )
-    parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
+    parser.add_argument("pkg_path", help=PACKAGE)
     parser.add_argument("--all", action="store_true", help="list tensor data, too")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--tree", action="store_true", help="show folders with what they hold")

@@ -6,10 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from nequip_package.commands.arguments import PACKAGE
 
 __all__ = ["add_parser"]
 
 _LOOPBACK = "127.0.0.1"
+_THREADS = 16  # a download keeps one busy
 
 
 def add_parser(commands: Any) -> None:
@@ -20,7 +24,7 @@ def add_parser(commands: Any) -> None:
         description="Copy a package to DIR/<group>/<model>/<version>.nequip.zip. Nothing of it is "
         "run, and no package that is there already is replaced by another.",
     )
-    push.add_argument("pkg_path", help="package, .nequip.zip")
+    push.add_argument("pkg_path", help=PACKAGE)
     push.add_argument("folder", metavar="DIR", help="the repository's folder, made if needed")
     push.add_argument("name", metavar="NAME", help="<group>/<model>:<version>")
     push.set_defaults(body=_push)
@@ -32,7 +36,13 @@ def add_parser(commands: Any) -> None:
     )
     serve.add_argument("folder", metavar="DIR", help="the repository's folder")
     serve.add_argument("--host", default=_LOOPBACK, help=f"address to listen at ({_LOOPBACK})")
-    serve.add_argument("--port", type=int, default=8765, help="port; 0 takes a free one (8765)")
+    serve.add_argument("--port", type=_port, default=8765, help="port; 0 takes a free one (8765)")
+    serve.add_argument(
+        "--url",
+        type=_address,
+        metavar="ADDRESS",
+        help="where clients reach it, if a web server stands before it: https://models.example.org",
+    )
     serve.set_defaults(body=_serve)
 
 
@@ -64,6 +74,7 @@ def _push(options: argparse.Namespace) -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     from nequip_core.errors import ConfigError, MissingDependencyError, MissingFileError
+    from nequip_core.repository.settings import is_permitted
     from nequip_package.serving import Repository
 
     folder = Path(options.folder)
@@ -76,10 +87,45 @@ def _serve(options: argparse.Namespace) -> None:
             f"serving needs waitress: pip install 'nequip-package[serve]' ({error})"
         ) from error
     try:
-        server = waitress.create_server(Repository(folder), host=options.host, port=options.port)
-    except OSError as error:
+        server = waitress.create_server(
+            Repository(folder, options.url or ""),
+            host=options.host,
+            port=options.port,
+            threads=_THREADS,
+            ident=None,
+        )
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot listen at {options.host}:{options.port}: {error}") from error
-    address = f"http://{options.host}:{server.effective_port}"
-    print(f"serving '{folder}' at {address}", file=sys.stderr)
-    print(f"for clients: NEQUIP_REPOSITORY={address}", file=sys.stderr, flush=True)
+    # A name may have several addresses.
+    places = getattr(server, "effective_listen", None) or [
+        (server.effective_host, server.effective_port)
+    ]
+    for host, port in places:
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(f"serving '{folder}' at {address}", file=sys.stderr)
+    reached = options.url or address
+    if options.url or is_permitted(address):
+        print(f"for clients: NEQUIP_REPOSITORY={reached}", file=sys.stderr, flush=True)
+    else:
+        print(
+            "clients take plain http from their own machine only: put a web server with a "
+            "certificate before this one, and name it by --url",
+            file=sys.stderr,
+            flush=True,
+        )
     server.run()
+
+
+def _port(text: str) -> int:
+    """Return a port; what is none is a usage error."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port, 0 to 65535")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    """Return the address of a server without its final slash; what is none is a usage error."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"'{text}' is no address, https://models.example.org")
+    return text.rstrip("/")

@@ -6,7 +6,6 @@ import argparse
 import sys
 from typing import Any
 
-from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_package.commands.arguments import add_paths
 
 __all__ = ["add_parser"]
@@ -20,7 +19,7 @@ def add_parser(commands: Any) -> None:
         description="Write a package with a signature of its identity added. The identity, which "
         "covers every byte of models and code, stays. ssh-keygen -t ed25519 -f KEY makes a key.",
     )
-    add_paths(parser, f"package to sign, {PACKAGE_SUFFIX}")
+    add_paths(parser)
     parser.add_argument("--key", required=True, help="private key, PEM or OpenSSH")
     parser.add_argument("--signer", help="who signs, free text")
     parser.set_defaults(body=lambda options: _sign(options, parser))

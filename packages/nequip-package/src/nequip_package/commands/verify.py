@@ -7,8 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nequip_core.archive.format import PACKAGE_SUFFIX
-from nequip_package.commands.arguments import add_trust_option
+from nequip_package.commands.arguments import PACKAGE, add_trust_option, shown_name
 
 if TYPE_CHECKING:
     from nequip_core.archive.reader import PackageReader
@@ -27,7 +26,7 @@ def add_parser(commands: Any) -> None:
         "compare what its models predict here with the reference outputs that it carries: with "
         "its own code, where that is allowed, and built anew with the installed code.",
     )
-    parser.add_argument("pkg_path", help=f"package, {PACKAGE_SUFFIX}")
+    parser.add_argument("pkg_path", help=PACKAGE)
     parser.add_argument("--static", action="store_true", help="no predictions: run no model")
     parser.add_argument("--device", default="cpu", help="where the models run (default: cpu)")
     add_trust_option(parser)
@@ -57,7 +56,8 @@ def _verify(options: argparse.Namespace) -> int:
 
         print(json_text(_plain(package, signatures, result, good)))
     else:
-        _print_contents(package, signatures, unchecked)
+        title = shown_name(options.pkg_path, package.path)
+        _print_contents(title, package, signatures, unchecked)
         if wanted is not None and not signed:
             print(f"no valid signature by {wanted}")
         if result is not None:
@@ -120,11 +120,11 @@ def _plain(
 
 
 def _print_contents(
-    package: PackageReader, signatures: list[SignatureCheck], unchecked: str | None
+    title: str, package: PackageReader, signatures: list[SignatureCheck], unchecked: str | None
 ) -> None:
     from nequip_package.console import columns, heading, paint, size_text, visible
 
-    print(heading(visible(package.path.name)))
+    print(heading(visible(title)))
     number = len(package.members())
     size = size_text(package.path.stat().st_size)
     how = (
