@@ -1,9 +1,9 @@
 """Defects that were found in nequip 0.19, one test each: they are not ours.
 
 Two of the list, 8 and 29, cannot be ours, because there is no wrapper of models for LAMMPS ML-IAP:
-"per-edge-type pruning is a silent no-op" and "update_pair_forces_gpu even on its CPU branch". One is kept on purpose: "dict avg_num_neighbors normalises by the sender's type", as
-published models do; its test says so. Errors over several processes have their longer tests in
-nequip-train (test_distributed, test_statistics, test_simple_ddp).
+"per-edge-type pruning is a silent no-op" and "update_pair_forces_gpu even on its CPU branch". One,
+22, is kept on purpose, as published models have it; its test says so. Errors over several processes
+have longer tests in nequip-train: test_distributed, test_statistics, test_simple_ddp.
 """
 
 from __future__ import annotations
