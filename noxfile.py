@@ -145,7 +145,8 @@ def run_in_workspace(session: nox.Session, *command: str) -> None:
     """Run ``python COMMAND`` with the interpreter, and the commands, of the shared environment."""
     scripts = ROOT / ".nox" / "workspace" / "bin"
     session.env["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
-    session.env["NEQUIP_STATISTICS_CACHE"] = "off"  # what a test finds must be of its own making
+    # What a test finds must be of its own making.
+    session.env |= {"NEQUIP_STATISTICS_CACHE": "off", "NEQUIP_FRAME_CACHE": "off"}
     session.run(str(scripts / "python"), *command, external=True)
 
 

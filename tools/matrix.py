@@ -36,7 +36,8 @@ def run_script(environment: Environment, script: str, *arguments: str) -> int:
     """Return the exit code of a script in an environment; neither checkout nor user lends code."""
     command = [make(environment), "-I", str(SCRIPTS / script), *arguments]
     command += ["--name", environment.name, "--expect", *expected_versions(environment)]
-    threads = {"OMP_NUM_THREADS": "1", "NEQUIP_STATISTICS_CACHE": "off"}
+    caches = dict.fromkeys(("NEQUIP_STATISTICS_CACHE", "NEQUIP_FRAME_CACHE"), "off")
+    threads = {"OMP_NUM_THREADS": "1", **caches}
     return subprocess.run(command, env={**os.environ, **threads}, check=False).returncode
 
 

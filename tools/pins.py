@@ -123,7 +123,8 @@ def run_suite(python: Path, distribution: str) -> int:
     command = [str(python), "-m", "pytest", "-c", "pyproject.toml", "-q", folder]
     # Warnings of other versions of the libraries are about their future, not about ours.
     command += ["-W", "default"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NEQUIP_STATISTICS_CACHE": "off"}
+    caches = dict.fromkeys(("NEQUIP_STATISTICS_CACHE", "NEQUIP_FRAME_CACHE"), "off")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **caches}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -117,6 +117,14 @@ def statistics_cache(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> 
     return folder
 
 
+@pytest.fixture(autouse=True)
+def frame_cache(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the user's cache of frames; return it."""
+    folder: Path = tmp_path_factory.mktemp("frames")
+    monkeypatch.setenv("NEQUIP_FRAME_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def alloy() -> list[Any]:
     """Twelve rattled cells of AlCu3 with EMT's energy, forces and stress."""

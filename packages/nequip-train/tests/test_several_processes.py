@@ -163,6 +163,13 @@ def runs(tmp_path_factory, base_config):
                 atoms, **atoms.calc.results, stress=0.01 * np.arange(6.0)
             )
     ase.io.write(folder / "stress.xyz", with_stress)
+    limited = of_two(config_of(base_config, "per_type"), max_epochs=1)
+    sampler = {"_target_": "nequip.data.SizeLimitedBatchSampler", "max_frames": 3}
+    limited["data"]["train_dataloader"] = {"batch_sampler": sampler}
+    limited["training_module"]["optimizer"] = {"_target_": "torch.optim.SGD", "lr": 0.0}
+    write(folder, "limited_two", limited)
+    limited["trainer"] |= {"strategy": "auto", "devices": 1}
+    write(folder, "limited_one", limited)
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -170,6 +177,7 @@ def runs(tmp_path_factory, base_config):
             config = config_of(base_config, case)
             write(folder, f"{case}_one", config)
             write(folder, f"{case}_two", of_two(config))
+        for case in (*LOSSES, "limited"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 assert main([f"{case}_one.yaml", f"hydra.run.dir=one/{case}"]) == 0
@@ -177,7 +185,7 @@ def runs(tmp_path_factory, base_config):
         os.chdir(before)
     (folder / "script.py").write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    started([*torchrun, "--nproc-per-node", "2", "script.py", *LOSSES], folder)
+    started([*torchrun, "--nproc-per-node", "2", "script.py", *LOSSES, "limited"], folder)
     return folder
 
 
@@ -191,6 +199,21 @@ def logged(folder):
                 if value and name not in ("step", "epoch"):
                     values[name, row["epoch"], row["step"]] = float(value)
     return values
+
+
+def test_batches_of_limited_size_are_dealt_to_the_processes(runs):
+    """Three batches for two processes: the last one has a step without frames in one of them."""
+    first, second = logged(runs / "one/limited"), logged(runs / "two/limited")
+    losses = [
+        [value for (name, *_), value in run.items() if name == "train_loss_step/weighted_sum"]
+        for run in (first, second)
+    ]
+    assert [len(steps) for steps in losses] == [3, 2]
+    # The last batch of one process is the last one of both; the learning rate is zero.
+    assert losses[1][1] == pytest.approx(losses[0][2], rel=TOLERANCE)
+    name = ("val0_epoch/weighted_sum", "0")
+    (a,), (b,) = ([v for (*n, _), v in run.items() if tuple(n) == name] for run in (first, second))
+    assert a == pytest.approx(b, rel=TOLERANCE)
 
 
 def test_two_processes_of_lightning_have_the_same(runs):

@@ -116,9 +116,8 @@ def test_one_changed_byte_of_the_data_is_measured_anew(workplace, passes):
 
 def test_the_code_and_the_libraries_are_part_of_the_key(workplace, passes, monkeypatch):
     statistics()
-    for name in ("_code_digests", "installed_versions"):
-        other = f"nequip_train.data.statistics_cache.{name}"
-        monkeypatch.setattr(other, lambda *_: {"other": "code"})
+    for name in ("code_digests", "library_versions"):
+        monkeypatch.setattr(f"nequip_train.data.statistics_cache.{name}", lambda: {"other": "code"})
         statistics()
     assert len(passes) == 3
 

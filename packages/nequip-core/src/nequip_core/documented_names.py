@@ -35,6 +35,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "_LONG_FIELDS",
             "_NODE_FIELDS",
         ),
+        "nequip_train.data.batch_sizes": ("SizeLimitedBatchSampler",),
         "nequip_train.data.statistics": (
             "CommonDataStatisticsManager",
             "DataStatisticsManager",

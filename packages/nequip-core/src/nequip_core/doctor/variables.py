@@ -78,6 +78,7 @@ VARIABLES = {
     "NEQUIP_COMPILE_CACHE": Variable("folder of compiled models, or off", _folder),
     "NEQUIP_KERNELS_CACHE": Variable("folder of compiled kernels, or off", _folder),
     "NEQUIP_STATISTICS_CACHE": Variable("folder of statistics of data sets, or off", _folder),
+    "NEQUIP_FRAME_CACHE": Variable("folder of frames with neighbor lists, or off", _folder),
     "NEQUIP_REPOSITORY": Variable(
         "repositories to ask for models, https://www.nequip.net", lambda text: ""
     ),

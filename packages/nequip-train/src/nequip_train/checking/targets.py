@@ -45,6 +45,8 @@ def context_of(path: KeyPath) -> Context:
     """Return what the run does with the config at a path."""
     if path[0] == "data" and path[-1] == "sampler":
         return Context(given=("data_source",))
+    if path[0] == "data" and path[-1] == "batch_sampler":
+        return Context(given=("dataset", "generator"))
     if path[0] == "data" and str(path[-1]).endswith("_dataloader"):
         managed = ("dataset", "generator")
         return Context((*managed, "collate_fn"), forbidden=managed, target=LOADER)

@@ -10,15 +10,25 @@ from typing import Any
 import lightning
 import torch
 
-from nequip_core.errors import ConfigError, closest
+from nequip_core.documented_names import canonical_name
+from nequip_core.errors import ConfigError, NequIPError, closest
 from nequip_core.frames import Frame
+from nequip_core.instantiate import TARGET
 from nequip_train.construction import build
-from nequip_train.data.datasets import AtomicDataset
-from nequip_train.data.loaders import LOADER, Surroundings, build_loader, collate
+from nequip_train.data.content_key import file_stamp
+from nequip_train.data.datasets import AtomicDataset, UnreadASEDataset
+from nequip_train.data.frame_cache import kept
+from nequip_train.data.loaders import (
+    LOADER,
+    Surroundings,
+    build_loader,
+    collate,
+    without_our_samplers,
+)
 from nequip_train.data.statistics import DataStatisticsManager
 from nequip_train.data.statistics_pass import (
     dataset_files,
-    file_stamp,
+    kept_statistics,
     measured_statistics,
     statistics_cache,
 )
@@ -35,6 +45,7 @@ _PARTS_OF_STAGE = {
     "predict": ("predict",),
 }
 _NEEDED_BY_STAGE = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+_ASE = canonical_name("nequip.data.dataset.ASEDataset")
 _SPLIT = "nequip.data.dataset.RandomSplitAndIndexDataset"
 
 Configs = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -180,8 +191,14 @@ class NequIPDataModule(lightning.LightningDataModule):
             if isinstance(nested, Mapping):
                 injected = {"dataset": self._dataset(nested, where)}
                 config = {k: v for k, v in config.items() if k != "dataset"}
-            dataset = self._shared[key] = build(config, where, **injected)
+            dataset = build(_unread(config), where, **injected)
             self._stamps.update({file: file_stamp(file) for file in dataset_files(dataset) or ()})
+            if isinstance(dataset, AtomicDataset) and not injected:
+                try:
+                    dataset = kept(dataset, config)
+                except NequIPError as error:
+                    raise type(error)(f"{where}: {error}") from error
+            self._shared[key] = dataset
         return self._shared[key]
 
     def teardown(self, stage: str) -> None:
@@ -189,18 +206,13 @@ class NequIPDataModule(lightning.LightningDataModule):
         self.datasets.clear()
         self._loaders.clear()
 
-    def _build_loaders(
-        self, part: str, surroundings: Surroundings, changes: Mapping[str, Any]
-    ) -> list[Any]:
-        config = {**self.loader_configs[part], **changes}
+    def _kept_loaders(self, part: str) -> list[Any]:
         generator = self.generators["train" if part == "train" else "other"]
-        return [
-            build_loader(config, f"data.{part}_dataloader", dataset, generator, surroundings)
+        around, where = Surroundings.of(self.trainer), f"data.{part}_dataloader"
+        self._loaders[part] = [
+            build_loader(self.loader_configs[part], where, dataset, generator, around)
             for dataset in self.datasets[part]
         ]
-
-    def _kept_loaders(self, part: str) -> list[Any]:
-        self._loaders[part] = self._build_loaders(part, Surroundings.of(self.trainer), {})
         return self._loaders[part]
 
     def train_dataloader(self) -> Any:
@@ -270,33 +282,31 @@ class NequIPDataModule(lightning.LightningDataModule):
         self.prepare_data()
         self.setup(stages[dataset])
         manager = self.stats_manager
-        changes: dict[str, Any] = {"shuffle": False}
-        if "drop_last" in self.loader_configs[dataset]:
-            changes["drop_last"] = False
-        changes |= manager.dataloader_kwargs
+        loader = without_our_samplers(self.loader_configs[dataset]) | {"shuffle": False}
+        if "drop_last" in loader:
+            loader["drop_last"] = False
+        loader |= manager.dataloader_kwargs
         chosen = self.datasets[dataset][dataset_idx]
+
+        def measure() -> dict[str, Any]:
+            # Any generator but the run's own.
+            generator = torch.Generator().manual_seed(self.seed)
+            batches = build_loader(loader, f"data.{dataset}_dataloader", chosen, generator)
+            where = f"data.stats_manager: {chosen} (data.{dataset}_dataset[{dataset_idx}])"
+            return measured_statistics(manager, batches, where)
+
         cache = statistics_cache(
             manager,
             chosen,
             self._stamps,
             type(self),
             dataset=self.dataset_configs[dataset][dataset_idx],
-            loader={**self.loader_configs[dataset], **changes},
+            loader=loader,
             statistics=self._statistics_config,
         )
-        values = cache.read(manager.labels()) if cache else None
-        if cache and values is not None:
-            _LOG.info("data statistics: from '%s' (same data, config and code)", cache.path)
-            return manager.expanded(values)
-        # Any generator but the run's own.
-        generator = torch.Generator().manual_seed(self.seed)
-        changes["generator"] = generator
-        loader = self._build_loaders(dataset, Surroundings(), changes)[dataset_idx]
-        where = f"data.stats_manager: {chosen} (data.{dataset}_dataset[{dataset_idx}])"
-        results = measured_statistics(manager, loader, where)
-        if cache:
-            cache.write({name: results[name] for name in manager.labels()}, self.statistics_units())
-        return results
+        if cache is None:
+            return measure()
+        return kept_statistics(manager, cache, measure, self.statistics_units())
 
     def batches(self, part: str) -> Iterator[Frame]:
         """Yield batches of all frames of a part, in order; nothing of the run's order is used up.
@@ -314,6 +324,13 @@ class NequIPDataModule(lightning.LightningDataModule):
     def statistics_units(self) -> dict[str, str | None]:
         """Return the unit of every statistic by its name, see `DataStatisticsManager.units`."""
         return {} if self.stats_manager is None else self.stats_manager.units(self.units)
+
+
+def _unread(config: Any) -> Any:
+    """Return a config whose file is read when frames are needed: they may be in the cache."""
+    if isinstance(config, Mapping) and canonical_name(str(config.get(TARGET))) == _ASE:
+        return {**config, TARGET: f"{UnreadASEDataset.__module__}.{UnreadASEDataset.__qualname__}"}
+    return config
 
 
 def _declarations(config: Any) -> Mapping[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from nequip_core.ase_conversion import asked_keys, from_ase, label_keys, misspelled_key
 from nequip_core.errors import ConfigError, DataError, NequIPError
 from nequip_core.files import require_file
-from nequip_core.frames import Frame, num_nodes
+from nequip_core.frames import Frame, num_edges, num_nodes
+from nequip_train.data.packed_frames import PackedFrames
 from nequip_train.data.units import canonical_unit
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = [
     "ASEDataset",
     "AtomicDataset",
     "EMTTestDataset",
+    "UnreadASEDataset",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -103,13 +106,20 @@ class AtomicDataset(torch.utils.data.Dataset, abc.ABC):
         """Return the transformed frames of `indices`; data loaders ask for a batch this way."""
         wanted = [self._in_range(index) for index in indices]
         frames = self._get_data_list(wanted)
-        return [
-            self._transformed(frame, index) for frame, index in zip(frames, wanted, strict=True)
-        ]
+        return [self.transformed(frame, index) for frame, index in zip(frames, wanted, strict=True)]
 
     def num_atoms(self, indices: Sequence[int]) -> list[int]:
         """Return the numbers of atoms of frames, without applying the transforms."""
         return [num_nodes(frame) for frame in self._get_data_list(list(indices))]
+
+    def num_edges(self, indices: Sequence[int]) -> list[int]:
+        """Return the numbers of edges of frames, which the transforms give them."""
+        return [num_edges(frame) for index in indices for frame in self.__getitems__([index])]
+
+    def untransformed(self) -> Iterator[Frame]:
+        """Yield all frames in order, without applying the transforms."""
+        for start in range(0, len(self), 100):
+            yield from self._get_data_list(list(range(start, min(start + 100, len(self)))))
 
     def _in_range(self, index: int) -> int:
         count = len(self)
@@ -117,7 +127,12 @@ class AtomicDataset(torch.utils.data.Dataset, abc.ABC):
             raise IndexError(f"frame {index} of {self}, which has {count} frames")
         return index % count
 
-    def _transformed(self, frame: Frame, index: int) -> Frame:
+    def transformed(self, frame: Frame, index: int) -> Frame:
+        """Return what the transforms make of frame `index`, as `untransformed` yields it.
+
+        Raises:
+            DataError: a transform refuses the frame; the message names the frame.
+        """
         frame = dict(frame)
         try:
             for transform in self.transforms:
@@ -128,7 +143,7 @@ class AtomicDataset(torch.utils.data.Dataset, abc.ABC):
 
 
 class ASEDataset(AtomicDataset):
-    """The frames of a file that ASE reads; the whole file is read at once.
+    """The frames of a file that ASE reads; the whole file is read at once, frame by frame.
 
     Args:
         file_path: a file in any format of ``ase.io``.
@@ -147,6 +162,8 @@ class ASEDataset(AtomicDataset):
         DataError: ASE cannot read the file, it holds no frames, a frame is malformed, or a key is
             misspelled.
     """
+
+    _reads_at_once = True
 
     def __init__(
         self,
@@ -168,25 +185,38 @@ class ASEDataset(AtomicDataset):
                 "choose among them by split_dataset"
             )
         self._ase_args = dict(ase_args or {})
-        structures = _read_file(self.file_path, self._ase_args)
-        self._check_keys(
-            structures, asked_keys(key_mapping, include_keys, exclude_keys), exclude_keys
-        )
-        self.frames = [
-            self._frame(atoms, index, key_mapping or {}, include_keys, exclude_keys)
-            for index, atoms in enumerate(structures)
-        ]
-        if not self.frames:
-            raise DataError(f"'{self.file_path}' holds no frames")
+        self._include_keys = list(include_keys)
+        self._exclude_keys = list(exclude_keys)
+        self._key_mapping = dict(key_mapping or {})
+        if self._reads_at_once:
+            len(self.frames)
 
-    def _check_keys(
-        self, structures: Sequence[Atoms], asked: set[str], excluded: Sequence[str]
-    ) -> None:
+    @functools.cached_property
+    def frames(self) -> Sequence[Frame]:
+        """The untransformed frames, in a compact form; one is made anew at every access."""
+        return PackedFrames(self._read())
+
+    def untransformed(self) -> Iterator[Frame]:
+        """Yield all frames in order; a file that was not read before is not kept in memory."""
+        return iter(self.frames) if "frames" in vars(self) else self._read()
+
+    def _read(self) -> Iterator[Frame]:
+        """Yield the frames of the file one by one, and check its keys in the end."""
+        present: set[str] = set()
+        index = -1
+        for index, atoms in enumerate(_structures(self.file_path, self._ase_args)):
+            present |= label_keys(atoms)
+            yield self._frame(atoms, index)
+        if index < 0:
+            raise DataError(f"'{self.file_path}' holds no frames")
+        self._check_keys(present)
+
+    def _check_keys(self, present: set[str]) -> None:
         """Refuse a misspelled key; a frame may lack what other frames have."""
-        present = {key for atoms in structures for key in label_keys(atoms)}
-        if fault := misspelled_key(asked, present, excluded):
+        asked = asked_keys(self._key_mapping, self._include_keys, self._exclude_keys)
+        if fault := misspelled_key(asked, present, self._exclude_keys):
             raise DataError(f"{self} {fault}")
-        if structures and (absent := sorted(asked - present)):
+        if absent := sorted(asked - present):
             _LOG.warning(
                 "no frame of %s has %s; the file has %s",
                 self,
@@ -194,19 +224,12 @@ class ASEDataset(AtomicDataset):
                 ", ".join(f"'{key}'" for key in sorted(present)) or "no labels",
             )
 
-    def _frame(
-        self,
-        atoms: Atoms,
-        index: int,
-        key_mapping: Mapping[str, str],
-        include_keys: Sequence[str],
-        exclude_keys: Sequence[str],
-    ) -> Frame:
+    def _frame(self, atoms: Atoms, index: int) -> Frame:
         present = label_keys(atoms)
-        mapping = {key: field for key, field in key_mapping.items() if key in present}
-        included = [key for key in include_keys if key in present]
+        mapping = {key: field for key, field in self._key_mapping.items() if key in present}
+        included = [key for key in self._include_keys if key in present]
         try:
-            return from_ase(atoms, mapping, included, exclude_keys)
+            return from_ase(atoms, mapping, included, self._exclude_keys)
         except (NequIPError, ValueError, TypeError) as error:
             raise DataError(f"frame {index} of '{self.file_path}': {error}") from error
 
@@ -233,11 +256,17 @@ class ASEDataset(AtomicDataset):
         return [self.frames[index] for index in indices]
 
 
-def _read_file(path: str, ase_args: dict[str, Any]) -> list[Atoms]:
+class UnreadASEDataset(ASEDataset):
+    """An `ASEDataset` whose file is read when its frames are first asked for."""
+
+    _reads_at_once = False
+
+
+def _structures(path: str, ase_args: dict[str, Any]) -> Iterator[Atoms]:
     from ase.io import iread
 
     try:
-        return list(iread(filename=path, parallel=False, **ase_args))
+        yield from iread(filename=path, parallel=False, **ase_args)
     # ASE's readers raise whatever their parsing stumbles over.
     except Exception as error:
         raise DataError(

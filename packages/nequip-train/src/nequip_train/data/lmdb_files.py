@@ -28,7 +28,9 @@ __all__ = [
     "LMDBMetadataSpec",
     "existing_lmdb",
     "open_lmdb",
+    "put",
     "read_metadata",
+    "shown",
     "write_lmdb",
 ]
 
@@ -155,7 +157,7 @@ def write_lmdb(
         try:
             # No writemap: the file would have the size of the map.
             environment = lmdb.open(str(path), subdir=False, map_size=map_size, sync=False)
-            with contextlib.closing(environment), _shown(iterator) as frames:
+            with contextlib.closing(environment), shown(iterator, "writing frames") as frames:
                 _write_frames(environment, frames, write_frequency, extra_metadata, file_path)
                 environment.sync(True)
         except lmdb.Error as error:
@@ -174,7 +176,7 @@ def _check_names(extra_metadata: Sequence[LMDBMetadataSpec]) -> None:
 
 
 @contextlib.contextmanager
-def _shown(iterator: Iterable[Frame]) -> Iterator[Iterable[Frame]]:
+def shown(iterator: Iterable[Frame], description: str) -> Iterator[Iterable[Frame]]:
     """Yield an iterator with a progress bar where somebody can see one."""
     if not sys.stderr.isatty():
         yield iterator
@@ -185,7 +187,7 @@ def _shown(iterator: Iterable[Frame]) -> Iterator[Iterable[Frame]]:
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     total = len(iterator) if isinstance(iterator, Sized) else None
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress.track(iterator, total=total, description="writing frames")
+        yield progress.track(iterator, total=total, description=description)
 
 
 def _write_frames(
@@ -211,7 +213,7 @@ def _write_frames(
 
     waiting = records()
     while part := list(itertools.islice(waiting, write_frequency)):
-        _put(environment, part)
+        put(environment, part)
     if not atoms:
         raise DataError(f"there are no frames to write to '{file_path}'")
     metadata = {
@@ -221,7 +223,7 @@ def _write_frames(
         NUM_FRAMES_METADATA_KEY: len(atoms),
         **{name: np.array(v) if isinstance(v, list) else v for name, v in extra.items()},
     }
-    _put(environment, [(METADATA, written_record(metadata))])
+    put(environment, [(METADATA, written_record(metadata))])
 
 
 def _single_frames(given: Any, index: int, file_path: str) -> list[Frame]:
@@ -253,7 +255,7 @@ def _storable(frame: Frame) -> Frame:
     }
 
 
-def _put(environment: lmdb.Environment, records: Sequence[tuple[bytes, bytes]]) -> None:
+def put(environment: lmdb.Environment, records: Sequence[tuple[bytes, bytes]]) -> None:
     """Write records at once, with a larger map where the present one is full."""
     while True:
         try:

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import RandomSampler, SequentialSampler
 
+from nequip_core.documented_names import canonical_name
 from nequip_core.errors import ConfigError, DataError
 from nequip_core.frames import Frame, batched_from_list
-from nequip_train.construction import SPECIAL_KEYS, accepted_arguments, build, resolve_target
+from nequip_core.instantiate import TARGET
+from nequip_train.construction import accepted_arguments, build, resolve_target
 from nequip_train.data.shares import DealtBatches, FillingCollate, split
 
-__all__ = ["LOADER", "Surroundings", "build_loader", "collate"]
+__all__ = ["LOADER", "Surroundings", "build_loader", "collate", "without_our_samplers"]
 
 LOADER = "torch.utils.data.DataLoader"
 # Where a GPU computes, so many processes read frames for the one that drives it, at most.
 _WORKERS = {"train": 4, "other": 2}
+_OWN = "nequip_train.data."
+_SAMPLERS = ("sampler", "batch_sampler")
 _GROUPING = ("batch_size", "shuffle", "drop_last")
 
 
@@ -110,69 +115,71 @@ def build_loader(
         if config["num_workers"]:
             config.setdefault("persistent_workers", True)
         config.setdefault("pin_memory", around.on_gpu)
-    given: dict[str, Any] = {}
-    if isinstance(config.get("sampler"), Mapping) and around.world_size == 1:
-        given["sampler"] = _sampler(
-            config.pop("sampler"), f"{where}.sampler", dataset, config["generator"]
-        )
-    if "batch_sampler" in config:
-        given["batch_sampler"] = _batch_sampler(
-            config.pop("batch_sampler"), f"{where}.batch_sampler", dataset, config["generator"]
-        )
+    given: dict[str, Any] = {
+        key: _sampler(config.pop(key), f"{where}.{key}", dataset, config["generator"])
+        for key in _SAMPLERS
+        if config.get(key) is not None
+    }
     if around.world_size > 1:
-        given |= _share(config, given.get("batch_sampler"), where, dataset, around)
+        given = {"batch_sampler": _share(config, given, where, dataset, around)}
         collate_fn = build(config.pop("collate_fn"), f"{where}.collate_fn")
         given["collate_fn"] = FillingCollate(dataset, collate_fn)
     return build(config, where, dataset=dataset, **given)
 
 
-def _batch_sampler(config: Any, where: str, dataset: Any, generator: torch.Generator) -> Any:
-    """Return a sampler of batches; one of ours is given the data set and what decides the order."""
+def without_our_samplers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a loader's config without samplers of ours, so that it has every frame."""
+    return {
+        key: value
+        for key, value in config.items()
+        if not (
+            key in _SAMPLERS
+            and isinstance(value, Mapping)
+            and canonical_name(str(value.get(TARGET))).startswith(_OWN)
+        )
+    }
+
+
+def _sampler(config: Any, where: str, dataset: Any, generator: torch.Generator) -> Any:
+    """Return a sampler, given the data set and what decides the order if it takes them."""
     if not isinstance(config, Mapping):
         return config
-    target = resolve_target(config, where)
-    if isinstance(target, type) and target.__module__.startswith("nequip_train.data."):
-        known = [key for key in config if key not in SPECIAL_KEYS]
-        for key in ("dataset", "generator"):
-            if key in known:
-                raise ConfigError(f"{where}.{key}: is given by the data module, remove it")
-        return build(config, where, dataset=dataset, generator=generator)
-    return build(config, where)
-
-
-def _sampler(
-    config: Mapping[str, Any], where: str, dataset: Any, generator: torch.Generator
-) -> Any:
-    """Return a sampler of frames, given data set and generator if it takes them."""
-    given = {"data_source": dataset, "generator": generator}
+    given = {"data_source": dataset, "dataset": dataset, "generator": generator}
     taken = accepted_arguments(resolve_target(config, where))[0]
-    return build(config, where, **{key: value for key, value in given.items() if key in taken})
+    given = {key: value for key, value in given.items() if key in taken}
+    for key in given:
+        if key in config:
+            raise ConfigError(f"{where}.{key}: is given by the data module, remove it")
+    return build(config, where, **given)
 
 
 def _share(
-    config: dict[str, Any], batches: Any, where: str, dataset: Any, around: Surroundings
-) -> dict[str, Any]:
+    config: dict[str, Any],
+    samplers: Mapping[str, Any],
+    where: str,
+    dataset: Any,
+    around: Surroundings,
+) -> Any:
     """Return the batch sampler of this process; what it stands for is taken from the config."""
-    if config.get("sampler") is not None or (
-        batches is not None and not type(batches).__module__.startswith("nequip_train.data.")
-    ):
-        key = "sampler" if config.get("sampler") is not None else "batch_sampler"
-        raise ConfigError(
-            f"{where}.{key}: only one process can use it, because it does not know which frames "
-            f"are whose among {around.world_size}; use 'batch_size' and 'shuffle', or "
-            "nequip.data.SizeLimitedBatchSampler"
-        )
-    if batches is not None:
-        return {"batch_sampler": DealtBatches(batches, around.rank, around.world_size)}
+    for key, sampler in samplers.items():
+        if not type(sampler).__module__.startswith(_OWN):
+            raise ConfigError(
+                f"{where}.{key}: only one process can use it, because it does not know which "
+                f"frames are whose among {around.world_size}; use 'batch_size' and 'shuffle', "
+                "nequip.data.SizeLimitedBatchSampler or nequip.data.PartialSampler"
+            )
+    if "batch_sampler" in samplers:
+        return DealtBatches(samplers["batch_sampler"], around.rank, around.world_size)
     grouping = {key: config.pop(key, None) for key in _GROUPING}
-    return {
-        "batch_sampler": split(
-            dataset,
-            int(grouping["batch_size"] or 1),
-            bool(grouping["shuffle"]),
-            bool(grouping["drop_last"]),
-            config["generator"],
-            around.rank,
-            around.world_size,
-        )
-    }
+    order = samplers.get("sampler")
+    if order is None and grouping["shuffle"]:
+        order = RandomSampler(dataset, generator=config["generator"])
+    elif order is None:
+        order = SequentialSampler(dataset)
+    return split(
+        order,
+        int(grouping["batch_size"] or 1),
+        bool(grouping["drop_last"]),
+        around.rank,
+        around.world_size,
+    )

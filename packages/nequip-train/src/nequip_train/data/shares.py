@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, Sampler
 
 from nequip_core.fields import EDGE_INDEX_KEY, EDGE_TYPE_KEY
 from nequip_core.frames import Frame
@@ -39,6 +39,8 @@ class SplitBatches(Sampler[list[int]]):
         self.batches = batches
         self.rank = rank
         self.world_size = world_size
+        # Lightning tells it which epoch comes next.
+        self.sampler = getattr(batches, "sampler", None)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of this process's frames, batch by batch."""
@@ -68,28 +70,17 @@ class DealtBatches(SplitBatches):
 
 
 def split(
-    dataset: Any,
-    batch_size: int,
-    shuffle: bool,
-    drop_last: bool,
-    generator: torch.Generator,
-    rank: int,
-    world_size: int,
+    order: Sampler[int], batch_size: int, drop_last: bool, rank: int, world_size: int
 ) -> SplitBatches:
     """Return the parts of one process of what torch's loader would take.
 
     Args:
-        dataset: the data set.
+        order: the order of frames; it must be the same in every process.
         batch_size: number of frames of one process.
-        shuffle: as of torch's loader.
         drop_last: whether to leave out a last batch that is smaller.
-        generator: decides the order; it must have the same state in every process.
         rank: the process.
         world_size: number of processes.
     """
-    order: Sampler[int] = (
-        RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-    )
     return SplitBatches(BatchSampler(order, batch_size * world_size, drop_last), rank, world_size)
 
 

@@ -7,21 +7,25 @@ kept. Entries are readable JSON files that appear whole or not at all.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nequip_core.digests import file_digest, source_digest
-from nequip_core.distributions import installed_versions
-from nequip_core.documented_names import canonical_name
 from nequip_core.files import atomic_path
-from nequip_core.instantiate import TARGET
 from nequip_core.user_settings import cache_or_none
+from nequip_train.data.content_key import (
+    Uncacheable,
+    check_targets_known,
+    code_digests,
+    content_digest,
+    library_versions,
+    plain,
+    without_paths,
+)
 
 __all__ = ["CACHE_VARIABLE", "StatisticsCache", "Uncacheable", "cache_folder", "cache_key"]
 
@@ -31,15 +35,6 @@ FORMAT = 1
 
 Values = dict[str, float | dict[str, float]]
 
-# What makes frames and their statistics.
-_CODE = ("nequip_core", "nequip_train.data")
-# What comes from here is covered by the digests of the code.
-_OWN = tuple(f"{name}." for name in _CODE)
-_LOADER = "torch.utils.data.DataLoader"
-_BACKENDS = (None, "ase", "matscipy", "torch", "vesin")
-# They read files or compute neighbours, so their versions are part of the key.
-_LIBRARIES = ("ase", "h5py", "matscipy", "numpy", "torch", "vesin")
-_PATHS = ("file_name", "file_path")
 # Arguments of a loader that do not change which frames there are.
 _ORDER_ONLY = (
     "batch_size",
@@ -51,10 +46,6 @@ _ORDER_ONLY = (
     "shuffle",
     "timeout",
 )
-
-
-class Uncacheable(Exception):  # noqa: N818 - no error: it says why something is not kept
-    """Statistics follow from something whose content cannot be told; the text says what."""
 
 
 def cache_folder() -> Path | None:
@@ -89,59 +80,21 @@ def cache_key(
         raise Uncacheable("the data set does not say which files its content is")
     loader = {key: loader[key] for key in loader if key not in _ORDER_ONLY or _drops(loader)}
     for config in (dataset, loader, statistics):
-        for target in _targets(config):
-            name = canonical_name(target)
-            if not name.startswith(_OWN) and name != _LOADER:
-                raise Uncacheable(f"what '{target}' does is not known here")
+        check_targets_known(config)
     key = {
-        "dataset": _without_paths(dataset),
-        "files": [file_digest(file) for file in files],
+        "dataset": without_paths(dataset),
+        "files": [content_digest(file) for file in files],
         "loader": loader,
         "statistics": statistics,
         "kinds": dict(kinds),
-        "code": _code_digests(),
-        "libraries": installed_versions(_LIBRARIES),
+        "code": code_digests(),
+        "libraries": library_versions(),
     }
-    try:
-        return json.loads(json.dumps(key))
-    except TypeError as error:
-        raise Uncacheable(f"a config holds more than plain values ({error})") from error
+    return plain(key)
 
 
 def _drops(loader: Mapping[str, Any]) -> bool:
     return bool(loader.get("drop_last")) or "batch_sampler" in loader
-
-
-def _targets(config: Any) -> Iterator[str]:
-    """Yield every target of a config.
-
-    Raises:
-        Uncacheable: an object stands where plain values belong, or a neighbour-list backend comes
-            from elsewhere.
-    """
-    if isinstance(config, Mapping):
-        if TARGET in config:
-            yield str(config[TARGET])
-        backend = config.get("backend")
-        if backend not in _BACKENDS:
-            raise Uncacheable(f"what the backend '{backend}' does is not known here")
-    if isinstance(config, Mapping | list | tuple):
-        for value in config.values() if isinstance(config, Mapping) else config:
-            yield from _targets(value)
-
-
-def _without_paths(config: Any) -> Any:
-    """Return a config without the names of files: their content counts."""
-    if isinstance(config, Mapping):
-        return {k: _without_paths(v) for k, v in config.items() if k not in _PATHS}
-    if isinstance(config, list | tuple):
-        return [_without_paths(value) for value in config]
-    return config
-
-
-@functools.cache
-def _code_digests() -> dict[str, str]:
-    return {name: source_digest(name) for name in _CODE}
 
 
 class StatisticsCache:

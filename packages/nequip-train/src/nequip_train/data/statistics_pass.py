@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nequip_core.errors import DataError
 from nequip_core.frames import Frame
+from nequip_train.data.content_key import Stamp, Uncacheable, file_stamp
 from nequip_train.data.datasets import AtomicDataset
+from nequip_train.data.one_writer import alone
 from nequip_train.data.statistics import DataStatisticsManager
 from nequip_train.data.statistics_cache import (
     StatisticsCache,
-    Uncacheable,
     cache_folder,
     cache_key,
 )
 
-__all__ = ["Stamp", "dataset_files", "file_stamp", "measured_statistics", "statistics_cache"]
+__all__ = ["dataset_files", "kept_statistics", "measured_statistics", "statistics_cache"]
 
 _LOG = logging.getLogger(__name__)
-
-Stamp = tuple[int, int]
-"""Time of the last change, and size, of a file."""
 
 
 def dataset_files(dataset: Any) -> list[str] | None:
     """Return the files whose bytes decide the frames of a data set, None if that is not known."""
     return dataset.files() if isinstance(dataset, AtomicDataset) else None
-
-
-def file_stamp(file: str) -> Stamp | None:
-    """Return what changes when a file is written to; None if it is gone."""
-    try:
-        status = Path(file).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 def measured_statistics(
@@ -98,6 +87,47 @@ def statistics_cache(
         _LOG.info("data statistics are not cached: %s", reason)
         return None
     return StatisticsCache(folder, key)
+
+
+def kept_statistics(
+    manager: DataStatisticsManager,
+    cache: StatisticsCache,
+    measure: Callable[[], dict[str, Any]],
+    units: Mapping[str, str | None],
+) -> dict[str, Any]:
+    """Return the statistics that are kept, or measure and keep them.
+
+    One process measures, the others wait for it.
+
+    Args:
+        manager: what to take.
+        cache: where they are kept.
+        measure: takes them.
+        units: of the statistics by name.
+    """
+
+    def found() -> dict[str, Any] | None:
+        values = cache.read(manager.labels())
+        if values is None:
+            return None
+        _LOG.info("data statistics: from '%s' (same data, config and code)", cache.path)
+        return manager.expanded(values)
+
+    results = found()
+    with contextlib.ExitStack() as locks:
+        if results is None:
+            # A folder that cannot be written to is told when the values are to be written.
+            with contextlib.suppress(OSError):
+                locks.enter_context(alone(cache.path, _say_waiting))
+                results = found() if cache.path.exists() else None
+        if results is None:
+            results = measure()
+            cache.write({name: results[name] for name in manager.labels()}, units)
+    return results
+
+
+def _say_waiting() -> None:
+    _LOG.info("waiting for the statistics that another process takes")
 
 
 def _not_distributed() -> bool:

@@ -39,6 +39,12 @@ class _Subset(AtomicDataset):
         wanted = [self.indices[self._in_range(index)] for index in indices]
         return self.dataset.__getitems__(wanted)
 
+    def num_atoms(self, indices: Sequence[int]) -> list[int]:
+        return self.dataset.num_atoms([self.indices[index] for index in indices])
+
+    def num_edges(self, indices: Sequence[int]) -> list[int]:
+        return self.dataset.num_edges([self.indices[index] for index in indices])
+
     def _get_data_list(self, indices: list[int]) -> list[Frame]:
         return self.dataset._get_data_list([self.indices[index] for index in indices])
 
