@@ -17,12 +17,12 @@ from nequip_compile.cache import failures, provision
 from nequip_compile.cache.entries import ENTRY_NAME, Entry, entries, key_name
 from nequip_compile.cache.folder import UnusableCacheError, cache_folder, usable_folder
 from nequip_compile.cache.key import cache_key
-from nequip_compile.cache.lock import locked
 from nequip_compile.cache.provision import compiled_file, provide
 from nequip_compile.compilation import Compilation
 from nequip_core.compile_targets import ASE, BATCH, PAIR_NEQUIP
 from nequip_core.digests import file_digest
 from nequip_core.errors import CompileError
+from nequip_core.file_lock import locked
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_a_killed_holder_of_the_lock_blocks_nobody(tmp_path):
     path = tmp_path / "a.lock"
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from nequip_compile.cache.lock import locked\n"
+        "from nequip_core.file_lock import locked\n"
         "with locked(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(

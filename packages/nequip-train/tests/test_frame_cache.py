@@ -22,6 +22,7 @@ from nequip_core.errors import DataError, MissingFileError, UnknownSpeciesError
 from nequip_core.fields import register_fields
 from nequip_core.neighbors import backends
 from nequip_core.transforms import NeighborListTransform
+from nequip_train.command import main
 from nequip_train.construction import build
 from nequip_train.data.ase_datamodule import ASEDataModule
 from nequip_train.data.datasets import ASEDataset
@@ -313,6 +314,29 @@ def test_an_entry_that_is_used_stays(workplace, frame_cache):
     os.utime(path, (time.time() - 40 * 86400.0,) * 2)
     provided()
     assert prune(frame_cache, unused_days=30.0) == (0, 0)
+
+
+def test_the_command_lists_and_removes(workplace, frame_cache, capsys):
+    provided()
+    provided(changed(exclude_keys=["stress"]))
+    assert main(["cache", "list"]) == 0
+    listing = capsys.readouterr().out
+    assert f"{frame_cache}: 2 sets of frames" in listing
+    assert listing.count("12 frames of 'data.xyz'") == 2
+    assert main(["cache", "prune", "--older-than", "1"]) == 0
+    assert "removed 0 sets" in capsys.readouterr().out
+    assert main(["cache", "prune", "--larger-than", "1K"]) == 0
+    assert "removed 2 sets of frames" in capsys.readouterr().out
+    provided()
+    ((path, *_),) = entries(frame_cache)
+    path.write_bytes(b"")
+    assert main(["cache", "list"]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert main(["cache", "prune", "--all"]) == 0
+    assert not list(frame_cache.iterdir())
+    with pytest.raises(SystemExit) as usage:
+        main(["cache", "prune", "--older-than", "soon"])
+    assert usage.value.code == 2
 
 
 SCRIPT = """

@@ -22,6 +22,7 @@ HELP = f"""{USAGE}
        nequip-train report RUN_DIR
        nequip-train check CONFIG.yaml [KEY=VALUE ...]
        nequip-train schema [FILE]
+       nequip-train cache list | prune
 
 Train, validate and test a model as a YAML config says.
 
@@ -85,6 +86,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from nequip_train.command_schema import main as write_schema
 
         return write_schema(arguments[1:])
+    if arguments[:1] == ["cache"]:
+        from nequip_train.command_cache import main as cache
+
+        return cache(arguments[1:])
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return 0

@@ -6,7 +6,6 @@
 | `key` | everything that a compiled file follows from |
 | `entries` | the kept files: read, checked by digest, added, dropped |
 | `failures` | compilations that failed a short time ago |
-| `lock` | one process compiles, the others wait |
 | `provision` | what the command and the service call |
 | `maintenance` | what ``nequip-compile cache`` does |
 

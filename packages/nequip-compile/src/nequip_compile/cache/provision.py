@@ -16,13 +16,13 @@ from nequip_compile.cache.entries import Entry, add_entry, drop, key_name
 from nequip_compile.cache.failures import forget, raise_known, remember
 from nequip_compile.cache.folder import UnusableCacheError, usable_folder
 from nequip_compile.cache.key import cache_key
-from nequip_compile.cache.lock import locked
 from nequip_compile.compilation import Compilation, compile_files
 from nequip_compile.cxx import require_compiler
 from nequip_compile.modes import TORCHSCRIPT
 from nequip_compile.progress import say
 from nequip_core.compiled_metadata import AOTINDUCTOR_SUFFIX, TORCHSCRIPT_SUFFIX
 from nequip_core.errors import CompileError
+from nequip_core.file_lock import locked
 from nequip_core.files import atomic_path
 
 if TYPE_CHECKING:

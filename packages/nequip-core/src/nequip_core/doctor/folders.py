@@ -39,6 +39,9 @@ def _folders() -> Iterator[tuple[str, Path]]:
     statistics = cache_or_none("NEQUIP_STATISTICS_CACHE", "statistics")
     if statistics is not None and "NEQUIP_STATISTICS_CACHE" in os.environ:
         yield "statistics of data sets", statistics
+    frames = cache_or_none("NEQUIP_FRAME_CACHE", "frames")
+    if frames is not None and "NEQUIP_FRAME_CACHE" in os.environ:
+        yield "frames with neighbor lists", frames
     models = os.environ.get("NEQUIP_CACHE_DIR")
     yield "models (implementation nequip)", Path(models or Path.home() / ".nequip").expanduser()
     yield "torch: compiled code", _inductor_folder()

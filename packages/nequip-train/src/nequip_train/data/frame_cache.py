@@ -23,6 +23,7 @@ import lmdb
 
 from nequip_core import fields
 from nequip_core.errors import DataError, NequIPError
+from nequip_core.file_lock import locked
 from nequip_core.files import atomic_path
 from nequip_core.frames import Frame
 from nequip_core.transforms import NeighborListTransform
@@ -37,10 +38,15 @@ from nequip_train.data.content_key import (
     without_paths,
 )
 from nequip_train.data.datasets import ASEDataset, AtomicDataset
-from nequip_train.data.frame_folder import CACHE_VARIABLE, SUFFIX, cache_folder, prune
+from nequip_train.data.frame_folder import (
+    CACHE_VARIABLE,
+    SUFFIX,
+    cache_folder,
+    lock_file,
+    prune,
+)
 from nequip_train.data.frame_store import StoredFrames, write_frames
 from nequip_train.data.lmdb_files import shown
-from nequip_train.data.one_writer import alone
 
 __all__ = ["kept"]
 
@@ -69,10 +75,14 @@ def kept(dataset: AtomicDataset, config: Mapping[str, Any]) -> AtomicDataset:
     try:
         key = _key(dataset, config)
         path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}{SUFFIX}"
+        # What is damaged now is not looked at again, but what appears meanwhile is.
+        damaged = path.exists()
         found = _found(path, dataset)
         if found is None:
-            with alone(path, lambda: _LOG.info("waiting for the frames of %s", dataset)):
-                found = _found(path, dataset)
+            folder.mkdir(parents=True, exist_ok=True)
+            waiting = f"waiting for the frames of {dataset}, which another process makes"
+            with locked(lock_file(path), lambda: _LOG.info(waiting)):
+                found = None if damaged else _found(path, dataset)
                 if found is None:
                     _write(path, dataset, key)
                     found = StoredFrames(path, dataset)

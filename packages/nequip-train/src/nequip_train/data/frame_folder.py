@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 from nequip_core.user_settings import cache_or_none
-from nequip_train.data.one_writer import lock_file
 
-__all__ = ["CACHE_VARIABLE", "SUFFIX", "cache_folder", "entries", "prune"]
+__all__ = ["CACHE_VARIABLE", "SUFFIX", "cache_folder", "entries", "lock_file", "prune"]
 
 CACHE_VARIABLE = "NEQUIP_FRAME_CACHE"
 SUFFIX = ".frames.lmdb"
@@ -26,6 +25,11 @@ def cache_folder() -> Path | None:
     ``nequip/frames`` in the user's cache folder.
     """
     return cache_or_none(CACHE_VARIABLE, "frames")
+
+
+def lock_file(path: Path) -> Path:
+    """Return the file that is there while a process makes the file at a path."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def entries(folder: Path) -> list[tuple[Path, float, int]]:
@@ -60,8 +64,8 @@ def prune(
             total += size
     for path, _ in gone:
         path.unlink(missing_ok=True)
-        lock_file(path).unlink(missing_ok=True)
-    for left in folder.glob(f".*{SUFFIX}.*/"):
-        if now - left.stat().st_mtime > _ABANDONED * _DAY:
-            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(f".*{SUFFIX}.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if left.is_dir() and now - left.stat().st_mtime > _ABANDONED * _DAY:
+                shutil.rmtree(left, ignore_errors=True)
     return len(gone), sum(size for _, size in gone)

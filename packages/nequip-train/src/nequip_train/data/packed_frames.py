@@ -60,7 +60,7 @@ def _narrowed(key: str, value: torch.Tensor) -> torch.Tensor | None:
 
 
 class PackedFrames(Sequence[Frame]):
-    """Frames in one block of memory, a hundredth of the objects and a third of the bytes.
+    """Frames in one block of memory, as records.
 
     Args:
         frames: they are taken one by one.

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nequip_core.errors import DataError
+from nequip_core.file_lock import locked
 from nequip_core.frames import Frame
 from nequip_train.data.content_key import Stamp, Uncacheable, file_stamp
 from nequip_train.data.datasets import AtomicDataset
-from nequip_train.data.one_writer import alone
+from nequip_train.data.frame_folder import lock_file
 from nequip_train.data.statistics import DataStatisticsManager
 from nequip_train.data.statistics_cache import (
     StatisticsCache,
@@ -113,13 +114,16 @@ def kept_statistics(
         _LOG.info("data statistics: from '%s' (same data, config and code)", cache.path)
         return manager.expanded(values)
 
+    # What is damaged now is not looked at again, but what appears meanwhile is.
+    damaged = cache.path.exists()
     results = found()
     with contextlib.ExitStack() as locks:
         if results is None:
             # A folder that cannot be written to is told when the values are to be written.
             with contextlib.suppress(OSError):
-                locks.enter_context(alone(cache.path, _say_waiting))
-                results = found() if cache.path.exists() else None
+                cache.path.parent.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(locked(lock_file(cache.path), _say_waiting))
+                results = None if damaged else found()
         if results is None:
             results = measure()
             cache.write({name: results[name] for name in manager.labels()}, units)

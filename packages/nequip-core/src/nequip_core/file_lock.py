@@ -9,7 +9,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: what two processes compile at once is kept once
+except ImportError:  # Windows: what two processes make at once is kept once
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["locked"]
