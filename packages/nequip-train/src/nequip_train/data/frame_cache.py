@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+from rich.console import Console
 
 from nequip_core import fields
 from nequip_core.errors import DataError, NequIPError
@@ -46,7 +48,7 @@ from nequip_train.data.frame_folder import (
     prune,
 )
 from nequip_train.data.frame_store import StoredFrames, write_frames
-from nequip_train.data.lmdb_files import shown
+from nequip_train.run_folder.throughput import tracked_batches
 
 __all__ = ["kept"]
 
@@ -157,10 +159,10 @@ def _write(path: Path, dataset: AtomicDataset, key: Mapping[str, Any]) -> None:
         "key": dict(key),
     }
     _LOG.info("frames of %s: making neighbor lists, once", dataset)
-    with (
-        atomic_path(path) as temporary,
-        shown(_transformed(dataset), f"frames of {dataset}") as frames,
-    ):
+    frames = _transformed(dataset)
+    if sys.stderr.isatty():
+        frames = tracked_batches(frames, f"frames of {dataset}", Console(stderr=True))
+    with atomic_path(path) as temporary:
         write_frames(temporary, frames, about)
         if [file_stamp(file) for file in dataset.files() or ()] != before:
             raise Uncacheable("a file was written to while it was read")

@@ -30,7 +30,6 @@ __all__ = [
     "open_lmdb",
     "put",
     "read_metadata",
-    "shown",
     "write_lmdb",
 ]
 
@@ -157,7 +156,7 @@ def write_lmdb(
         try:
             # No writemap: the file would have the size of the map.
             environment = lmdb.open(str(path), subdir=False, map_size=map_size, sync=False)
-            with contextlib.closing(environment), shown(iterator, "writing frames") as frames:
+            with contextlib.closing(environment), _shown(iterator) as frames:
                 _write_frames(environment, frames, write_frequency, extra_metadata, file_path)
                 environment.sync(True)
         except lmdb.Error as error:
@@ -176,7 +175,7 @@ def _check_names(extra_metadata: Sequence[LMDBMetadataSpec]) -> None:
 
 
 @contextlib.contextmanager
-def shown(iterator: Iterable[Frame], description: str) -> Iterator[Iterable[Frame]]:
+def _shown(iterator: Iterable[Frame]) -> Iterator[Iterable[Frame]]:
     """Yield an iterator with a progress bar where somebody can see one."""
     if not sys.stderr.isatty():
         yield iterator
@@ -187,7 +186,7 @@ def shown(iterator: Iterable[Frame], description: str) -> Iterator[Iterable[Fram
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     total = len(iterator) if isinstance(iterator, Sized) else None
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress.track(iterator, total=total, description=description)
+        yield progress.track(iterator, total=total, description="writing frames")
 
 
 def _write_frames(

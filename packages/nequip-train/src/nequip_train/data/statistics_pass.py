@@ -19,6 +19,7 @@ from nequip_train.data.statistics_cache import (
     cache_folder,
     cache_key,
 )
+from nequip_train.run_folder.throughput import tracked_batches
 
 __all__ = ["dataset_files", "kept_statistics", "measured_statistics", "statistics_cache"]
 
@@ -43,15 +44,12 @@ def measured_statistics(
     Raises:
         DataError: a statistic cannot be taken.
     """
-    from rich.progress import Progress
-
     # Every process takes all frames, so there is nothing to merge.
     for statistic in manager.statistics:
         for metric in statistic.metrics:
             metric.distributed_available_fn = _not_distributed
     try:
-        with Progress() as progress:
-            return manager.get_statistics(progress.track(loader, description="data statistics"))
+        return manager.get_statistics(tracked_batches(loader, "data statistics"))
     except DataError as error:
         raise type(error)(f"{where}: {error}") from error
 
