@@ -61,10 +61,11 @@ def write_frames(path: Path, frames: Iterable[Frame], about: Mapping[str, Any]) 
         for part in _parts(records()):
             if shutil.disk_usage(path.parent).free < _LEFT_FREE:
                 raise OSError(f"less than {_LEFT_FREE / 1e9:.0f} GB are free on the disk")
-            put(environment, part)
+            put(environment, part, append=True)
         content = {"format": FORMAT, "frames": len(sizes), **about}
         numbers = np.array(sizes, dtype="<i8").reshape(-1, 2).T
-        put(environment, [(_SIZES, numbers.tobytes()), (_ABOUT, json.dumps(content).encode())])
+        last = [(_ABOUT, json.dumps(content).encode()), (_SIZES, numbers.tobytes())]
+        put(environment, last, append=True)
         environment.sync(True)
 
 

@@ -254,13 +254,21 @@ def _storable(frame: Frame) -> Frame:
     }
 
 
-def put(environment: lmdb.Environment, records: Sequence[tuple[bytes, bytes]]) -> None:
-    """Write records at once, with a larger map where the present one is full."""
+def put(
+    environment: lmdb.Environment, records: Sequence[tuple[bytes, bytes]], append: bool = False
+) -> None:
+    """Write records at once, with a larger map where the present one is full.
+
+    Args:
+        environment: where to write.
+        records: keys and values.
+        append: whether the keys are in order and after all others, so that pages become full.
+    """
     while True:
         try:
             with environment.begin(write=True) as transaction:
                 for key, value in records:
-                    transaction.put(key, value)
+                    transaction.put(key, value, append=append)
             return
         except lmdb.MapFullError:
             environment.set_mapsize(2 * environment.info()["map_size"])
