@@ -134,6 +134,10 @@ class StoredFrames(AtomicDataset):
         """Return the files of the original data set."""
         return self.original.files()
 
+    def keys_in_files(self) -> list[str]:
+        """Return the names of the labels in the files of the original data set."""
+        return self.original.keys_in_files()
+
     def num_atoms(self, indices: Sequence[int]) -> list[int]:
         """Return the numbers of atoms of frames, without reading the frames."""
         return self._atoms[list(indices)].tolist()
