@@ -123,7 +123,7 @@ def test_training_goes_on_from_a_served_model(cache: Path, tmp_path: Path) -> No
     config["model_type_names"] = "${type_names_from_package:${model}}"
     config["model"] = NAME
     config["data"].pop("stats_manager")
-    config["trainer"]["max_epochs"] = 1
+    config["trainer"] |= {"logger": False, "max_epochs": 1}
     config["training_module"]["optimizer"]["lr"] = 1e-5
     config["training_module"]["model"] = {
         "_target_": "nequip.model.ModelFromPackage",
