@@ -20,6 +20,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from nequip_compile.command import main as compile_main
 from nequip_core.archive.loading import load_package
 from nequip_core.archive.reader import PackageReader
 from nequip_core.archive.snapshot import importer_of
@@ -326,3 +327,50 @@ def test_training_from_a_checkpoint_of_own_code_is_known_here(
     with pytest.raises(TrustError, match=r"names 'own_builders\.OwnModel'.*--trust-code"):
         load_checkpoint("own/best.ckpt")
     assert load_checkpoint("own/best.ckpt", trust_code=True).models["sole_model"].is_graph_model
+
+
+def test_shifts_and_a_new_element_are_packaged_and_compiled_without_the_base(
+    config: dict[str, Any], train: Train, base: Path, tmp_path: Path
+) -> None:
+    frames = ase.io.read("frames.xyz", ":")
+    for atoms in frames[::2]:
+        results = dict(atoms.calc.results)
+        atoms.symbols[0] = "Pt"
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    ase.io.write("frames.xyz", frames)
+    tuned = starting_from(config)
+    tuned["model_type_names"] = ["Au", "Cu", "Pt"]
+    tuned["training_module"] |= {
+        "model": {
+            "_target_": "nequip_model.new_types.ModelWithNewTypes",
+            "new_types": {"Pt": "Au"},
+            "model": {"_target_": "nequip.model.ModelFromPackage", "package_path": str(base)},
+        },
+        "energy_shifts": "least_squares",
+        "frozen": ["layer0"],
+    }
+    assert train(tuned, "tuned") == 0
+    base.unlink()
+    shutil.rmtree("base")
+    found = load_checkpoint("tuned/best.ckpt")
+    model = found.models["sole_model"]
+    assert found.parent is not None
+    assert found.parent.relation == "fine-tuned"
+    package = build_package(found, tmp_path / "tuned.nequip.zip")
+    modifiers = PackageReader(package).metadata["modifiers"]["sole_model"]
+    assert "modify_PerTypeScaleShift" in str(modifiers)
+    compiled = tmp_path / "tuned.nequip.pth"
+    words = [str(package), str(compiled), "--mode", "torchscript", "--target", "ase"]
+    assert compile_main([*words, "--device", "cpu"]) == 0
+    atoms = ase.io.read("frames.xyz", "0")
+    assert "Pt" in atoms.get_chemical_symbols()
+    energies = [
+        make(path).get_potential_energy(atoms)
+        for make, path in (
+            (NequIPCalculator.from_checkpoint, "tuned/best.ckpt"),
+            (NequIPCalculator.from_package, package),
+            (NequIPCalculator.from_compiled_model, compiled),
+        )
+    ]
+    assert energies == pytest.approx([energies[0]] * 3, abs=1e-10)
+    assert list(model.type_names) == ["Au", "Cu", "Pt"]

@@ -73,6 +73,26 @@ def test_soft_adapt_averages_over_its_window(small):
     assert watch.coeffs[5] != watch.coeffs[4]
 
 
+def test_soft_adapt_gives_the_numbers_of_nequip_0_19_1(small):
+    # Losses and coefficients of a training by nequip with beta 1.1 and frequency 2.
+    losses = [
+        (0.00018651491928670176, 0.08851561411908708),
+        (0.000870352418561696, 0.24224596637026527),
+        (0.0053041527484521496, 0.5229869036875425),
+        (0.00019699652184747645, 0.08841530017997544),
+        (0.0008914926622754052, 0.24115752265786472),
+    ]
+    callback = SoftAdapt(beta=1.1, interval="batch", frequency=2)
+    module = small.module(NequIPLightningModule)
+    found = []
+    for energy, forces in losses:
+        module.loss.metrics_values_step = {ENERGY: energy, FORCES: forces}
+        callback.on_train_batch_start(None, module, None, 0)
+        found.append(module.loss.entries[ENERGY].coeff)
+    expected = [0.25, 0.25, 0.10088853689761096, 0.10088853689761096, 0.14292347216215784]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("beta", [2.0, -2.0])
 def test_soft_adapt_prefers_the_term_that_grows_or_with_negative_beta_the_other(small, beta):
     callback = SoftAdapt(beta=beta, interval="epoch", frequency=1)
