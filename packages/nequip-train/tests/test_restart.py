@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from nequip_train.command import main
-from nequip_train.modules import EMALightningModule
+from nequip_train.modules import EMALightningModule, NequIPLightningModule
 from nequip_train.restart.checkpoint_files import AtomicCheckpointIO
 from nequip_train.restart.resume import checkpoint_of
 
@@ -54,9 +54,9 @@ def assert_same_state(first, second):
     assert a["nequip_restart"]["logged_steps"] == b["nequip_restart"]["logged_steps"]
 
 
-def kill_in(hook, count, monkeypatch):
+def kill_in(hook, count, monkeypatch, owner=EMALightningModule):
     """Let the `count`-th call of a hook of the training module be the last."""
-    original = getattr(EMALightningModule, hook)
+    original = getattr(owner, hook)
     calls = []
 
     def call(module, *args, **kwargs):
@@ -65,7 +65,7 @@ def kill_in(hook, count, monkeypatch):
             raise Killed
         return original(module, *args, **kwargs)
 
-    monkeypatch.setattr(EMALightningModule, hook, call)
+    monkeypatch.setattr(owner, hook, call)
 
 
 @pytest.mark.parametrize("monitor", [None, "val0_epoch/weighted_sum"])
@@ -128,6 +128,40 @@ def test_a_run_killed_anywhere_and_resumed_equals_an_uninterrupted_one(
         assert main(["resume", f"run{number}"]) == 0
         for name in ("restart.ckpt", "last.ckpt", "best.ckpt"):
             assert_same_state(workplace / "whole" / name, workplace / f"run{number}" / name)
+
+
+SOFT_ADAPT = {
+    "_target_": "nequip.train.callbacks.SoftAdapt",
+    "beta": 1.1,
+    "interval": "batch",
+    "frequency": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "optimizer"),
+    [
+        ("nequip.train.EMAConFIGLightningModule", "torch.optim.Adam"),
+        ("nequip.train.ScheduleFreeLightningModule", "schedulefree.AdamWScheduleFree"),
+    ],
+)
+def test_other_training_modules_and_adapted_losses_go_on_exactly(
+    target, optimizer, config, train, workplace, monkeypatch
+):
+    if optimizer.startswith("schedulefree"):
+        pytest.importorskip("schedulefree", reason="an optional library")
+    config["run"] = ["train"]
+    config["training_module"] |= {"_target_": target}
+    config["training_module"]["optimizer"]["_target_"] = optimizer
+    config["trainer"]["callbacks"].append(SOFT_ADAPT)
+    config["run_folder"] = {"report": False, "restart_steps": 2}
+    assert train(config, "hydra.run.dir=whole") == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        # Four calls are of a try of the validation and of the first epoch, one is of its end.
+        kill_in("forward", 7, patch, NequIPLightningModule)
+        train(config, "hydra.run.dir=run")
+    assert main(["resume", "run"]) == 0
+    assert_same_state(workplace / "whole/restart.ckpt", workplace / "run/restart.ckpt")
 
 
 def test_epoch_losses_and_metrics_files_of_a_resumed_run_are_whole(

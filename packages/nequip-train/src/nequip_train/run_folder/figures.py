@@ -211,6 +211,7 @@ def errors_figure(samples: Mapping[str, np.ndarray], field: str, unit: str) -> b
             alpha=0.35 if name == ALL_TYPES else 1.0,
             label=label,
         )
+    axis.locator_params(axis="x", nbins=5)
     if len(shown) > 1:
         axis.legend(frameon=False, fontsize=7)
     shown_unit = f" ({unit})" if unit else ""
