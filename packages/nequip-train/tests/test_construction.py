@@ -68,3 +68,12 @@ def test_a_class_that_hands_arguments_on_takes_those_of_its_base():
     assert {"ema_decay", "model", "loss"} <= set(names)
     assert {"model", "num_datasets"} <= set(required)
     assert not is_open
+
+
+def test_what_a_foreign_class_gives_its_base_is_not_asked_of_the_config():
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from nequip_train.modules import EMALightningModule
+
+    assert accepted_arguments(TensorBoardLogger)[1] == ["save_dir"]
+    assert {"model", "num_datasets"} <= set(accepted_arguments(EMALightningModule)[1])

@@ -51,20 +51,22 @@ def accepted_arguments(target: Callable[..., Any]) -> tuple[list[str], list[str]
     bases: list[Any] = []
     if inspect.isclass(target):
         bases = [base for base in target.__mro__[1:] if "__init__" in vars(base)]
+    owners = [target, *(base for base in bases if base is not object)]
     try:
-        signatures = [inspect.signature(target)]
-        signatures += [inspect.signature(base) for base in bases if base is not object]
+        signatures = [inspect.signature(owner) for owner in owners]
     except (TypeError, ValueError):
         # Classes of compiled code, or derived from one, may not tell.
         return [], [], True
     names: list[str] = []
     required: list[str] = []
-    for signature in signatures:
+    for owner, signature in zip(owners, signatures, strict=True):
         parameters = signature.parameters.values()
+        # A foreign class may itself give its base what that needs, as TensorBoardLogger does.
+        may_need = owner is target or owner.__module__.startswith("nequip")
         for parameter in parameters:
             if parameter.kind in _NAMED and parameter.name not in names:
                 names.append(parameter.name)
-                if parameter.default is inspect.Parameter.empty:
+                if parameter.default is inspect.Parameter.empty and may_need:
                     required.append(parameter.name)
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             return names, required, False

@@ -203,6 +203,9 @@ class Signatures:
             for decorator in method.decorator_list:
                 self._decorated(Signature(node.name), decorator, owner.module)
             own, is_open = self._parameters(method, owner.module, is_lenient, skip_first=True)
+            if has_any and not owner.module.name.startswith(OURS):
+                # A class may itself give its base what that needs, under another name for example.
+                own = {name: replace(value, is_required=False) for name, value in own.items()}
             arguments |= {name: value for name, value in own.items() if name not in arguments}
             has_any = True
             if not is_open:
