@@ -26,10 +26,11 @@ def layer(l_max, channels, parity=True):
 
 
 @pytest.mark.parametrize("function", ["forward", "by_features", "by_edges"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("real", ["float32", "float64"])
 @pytest.mark.parametrize("l_max", [1, 2, 3])
-def test_kernel(benchmark, l_max, dtype, function):
-    benchmark.group = f"kernel, l_max {l_max}, 32 channels, {str(dtype).removeprefix('torch.')}"
+def test_kernel(benchmark, l_max, real, function):
+    benchmark.group = f"kernel, l_max {l_max}, 32 channels, {real}"
+    dtype = getattr(torch, real)
     signature = layer(l_max, 32)
     kernel = cpu_kernel(signature, dtype)
     generator = torch.Generator().manual_seed(0)

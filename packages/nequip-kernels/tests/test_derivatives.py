@@ -57,11 +57,11 @@ def test_each_gradient_alone_equals_that_of_the_reference(kit, wanted):
         torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["convolution", "convolution_by_features"])
+@pytest.mark.parametrize("name", ["nequip_convolution", "nequip_convolution_by_features"])
 def test_operators_keep_the_rules_of_torch(kit, name):
     operation = Operation(kit.layer_signature(1, False, 2))
     tensors = kit.tensors_for(operation.signature)
-    first = "features" if name == "convolution" else "gradient"
+    first = "features" if name == "nequip_convolution" else "gradient"
     names = (first, "harmonics", "weights")
     given = [tensors[one].requires_grad_() for one in names]
     arguments = (*given, tensors["centre"], tensors["neighbour"], operation.signature.digest)
@@ -74,7 +74,7 @@ def test_the_operator_of_edges_keeps_the_rules_of_torch(kit):
     names = ("gradient", "features", "harmonics", "weights")
     given = [tensors[one].requires_grad_() for one in names]
     arguments = (*given, tensors["centre"], tensors["neighbour"], operation.signature.digest)
-    torch.library.opcheck(torch.ops.nequip_kernels.convolution_by_edges.default, arguments)
+    torch.library.opcheck(torch.ops.nequip_kernels.nequip_convolution_by_edges.default, arguments)
 
 
 def test_a_trace_with_symbolic_sizes_holds_kernels_only_and_fits_other_sizes(kit):

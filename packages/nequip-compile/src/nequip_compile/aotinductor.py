@@ -15,6 +15,7 @@ import torch
 
 from nequip_compile.cxx import require_compiler
 from nequip_compile.export import export_trace, trace_model
+from nequip_compile.operators import options_for_operators
 from nequip_compile.preparation import (
     example_frames,
     frames_to_verify,
@@ -223,7 +224,8 @@ def _write(
     with stage(f"compiling for {shared.place}, target '{target.name}' (about a minute)"):
         part = trace_for(target, shared.trace, shared.whole.outputs)
         program = export_trace(part, target, shared.example, shared.bounds)
-        _compile(program, path, {**options, "aot_inductor.metadata": stated})
+        with options_for_operators(program, shared.place) as operators:
+            _compile(program, path, {**operators, **options, "aot_inductor.metadata": stated})
         _require_sound_code(path)
 
 

@@ -7,6 +7,7 @@
 | `nequip.neighbor_backends` | a function or a spec, see `nequip_core.neighbors` | `nequip_core.neighbors` |
 | `nequip.compile_targets` | a `nequip_core.compile_targets.CompileTarget` | `nequip-compile` |
 | `nequip.compilers` | a function ``(CompileRequest) -> CompiledFile``, see `nequip_core.compile_request` | `nequip_core.runtime` |
+| `nequip.compiled_operators` | a function ``(graph, device)``, see `nequip_compile.operators`; the entry's name is the namespace of operators | `nequip-compile` |
 | `nequip.converters` | a function ``(path) -> SavedModel`` that makes our model of another program's file | `nequip-package convert` |
 | `nequip.packaging` | a `nequip_core.archive.rules.PackagingRules` | `nequip-package` |
 | `nequip.rebuild` | a function ``(description, compile_mode) -> model``, of which there is one | `nequip_core.archive.rebuild` |

@@ -15,7 +15,9 @@ from nequip_core.fingerprint import processor_features
 
 __all__ = [
     "BuildError",
+    "build_archive",
     "build_library",
+    "build_object",
     "command_of_compiler",
     "compiler_identity",
     "flags",
@@ -33,7 +35,6 @@ _FLAGS = (
     "-fno-signed-zeros",
     "-fvisibility=hidden",
     "-fPIC",
-    "-shared",
 )
 
 
@@ -94,7 +95,39 @@ def build_library(command: Sequence[str], source: Path, library: Path) -> None:
     Raises:
         BuildError: the compiler fails.
     """
-    words = [*command, *flags(), str(source), "-o", str(library)]
+    words = [*command, *flags(), "-shared", str(source), "-o", str(library)]
+    _compile(command, words)
+
+
+def build_object(command: Sequence[str], source: Path, made: Path, include: Path) -> None:
+    """Compile one source file to an object file, with OpenMP where the compiler has it.
+
+    Args:
+        command: the words of the compiler.
+        source: C++ file.
+        made: where the object file shall be.
+        include: folder of headers.
+
+    Raises:
+        BuildError: the compiler fails.
+    """
+    # The later standard counts: torch's headers are in C++20.
+    words = [*command, *flags(), "-std=c++20", "-I", str(include), "-c", str(source)]
+    _compile(command, [*words, "-o", str(made)])
+
+
+def build_archive(objects: Sequence[Path], archive: Path) -> None:
+    """Put object files into a static library.
+
+    Raises:
+        BuildError: there is no ``ar``, or it fails.
+    """
+    code, text = _run(["ar", "rcs", str(archive), *map(str, objects)], _SECONDS)
+    if code:
+        raise BuildError(f"'ar', which belongs to the compiler, fails: {_first(text)}")
+
+
+def _compile(command: Sequence[str], words: Sequence[str]) -> None:
     code, text = _run([*words, "-fopenmp"], _SECONDS)
     if code:
         # Without OpenMP, as with Apple's compiler, kernels run on one thread.

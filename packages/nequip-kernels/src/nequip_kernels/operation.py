@@ -1,7 +1,7 @@
 """The registered operation: what eager autograd, tracing and compilation see of the kernels.
 
-Three operators, ``nequip_kernels::convolution``, ``convolution_by_features`` and
-``convolution_by_edges``, are the partial derivatives of one form that is linear in gradient,
+Three operators, ``nequip_kernels::nequip_convolution``, ``nequip_convolution_by_features`` and
+``nequip_convolution_by_edges``, are the partial derivatives of one form that is linear in gradient,
 features, harmonics and weights (see `nequip_kernels.reference`). The derivatives of each are calls
 of the others, so every order of differentiation runs on the same kernels.
 """
@@ -18,16 +18,18 @@ from nequip_kernels.compiler import BuildError
 from nequip_kernels.cpu import REALS, CpuKernel, cpu_kernel
 from nequip_kernels.signature import Signature
 
-__all__ = ["Operation"]
+__all__ = ["Operation", "signature_of_digest"]
 
 _LOG = logging.getLogger(__name__)
 _SIGNATURES: dict[str, Signature] = {}
 
 _EDGES = "Tensor harmonics, Tensor weights, Tensor centre, Tensor neighbour, str signature"
 _SCHEMAS = {
-    "convolution": f"(Tensor features, {_EDGES}) -> Tensor",
-    "convolution_by_features": f"(Tensor gradient, {_EDGES}) -> Tensor",
-    "convolution_by_edges": f"(Tensor gradient, Tensor features, {_EDGES}) -> (Tensor, Tensor)",
+    "nequip_convolution": f"(Tensor features, {_EDGES}) -> Tensor",
+    "nequip_convolution_by_features": f"(Tensor gradient, {_EDGES}) -> Tensor",
+    "nequip_convolution_by_edges": (
+        f"(Tensor gradient, Tensor features, {_EDGES}) -> (Tensor, Tensor)"
+    ),
 }
 for _name, _schema in _SCHEMAS.items():
     torch.library.define(f"nequip_kernels::{_name}", _schema)
@@ -66,7 +68,7 @@ class Operation:
             IndexError: an edge has a node that there is not.
             ValueError: a tensor has another shape or dtype.
         """
-        return torch.ops.nequip_kernels.convolution(
+        return torch.ops.nequip_kernels.nequip_convolution(
             features, harmonics, weights, centre, neighbour, self.signature.digest
         )
 
@@ -93,7 +95,7 @@ class _Reference:
 
 def _functions(tensor: torch.Tensor, digest: str) -> CpuKernel | _Reference:
     """Return what computes on the device and in the dtype of a tensor."""
-    signature = _signature(digest)
+    signature = signature_of_digest(digest)
     if tensor.device.type == "cpu" and tensor.dtype in REALS:
         try:
             return cpu_kernel(signature, tensor.dtype)
@@ -107,7 +109,12 @@ def _functions(tensor: torch.Tensor, digest: str) -> CpuKernel | _Reference:
 _SAID: set[str] = set()
 
 
-def _signature(digest: str) -> Signature:
+def signature_of_digest(digest: str) -> Signature:
+    """Return what an operator of this process stands for.
+
+    Raises:
+        RuntimeError: no such convolution was made in this process.
+    """
     found = _SIGNATURES.get(digest)
     if found is None:
         raise RuntimeError(
@@ -155,11 +162,11 @@ def _by_edges(
 
 
 def _shape_of_forward(features: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return features.new_empty((features.shape[0], _signature(rest[-1]).num_out))
+    return features.new_empty((features.shape[0], signature_of_digest(rest[-1]).num_out))
 
 
 def _shape_by_features(gradient: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return gradient.new_empty((gradient.shape[0], _signature(rest[-1]).num_in))
+    return gradient.new_empty((gradient.shape[0], signature_of_digest(rest[-1]).num_in))
 
 
 def _shapes_by_edges(
@@ -191,9 +198,9 @@ def _backward_of_forward(ctx: Any, gradient: torch.Tensor | None) -> tuple[Any, 
         return (None,) * 6
     by_x = by_y = by_w = None
     if to_x:
-        by_x = ops.convolution_by_features(gradient, y, w, *edges, ctx.signature)
+        by_x = ops.nequip_convolution_by_features(gradient, y, w, *edges, ctx.signature)
     if to_edges:
-        by_y, by_w = ops.convolution_by_edges(gradient, x, y, w, *edges, ctx.signature)
+        by_y, by_w = ops.nequip_convolution_by_edges(gradient, x, y, w, *edges, ctx.signature)
     return by_x, by_y, by_w, None, None, None
 
 
@@ -205,9 +212,9 @@ def _backward_by_features(ctx: Any, vector: torch.Tensor | None) -> tuple[Any, .
         return (None,) * 6
     by_g = by_y = by_w = None
     if to_g:
-        by_g = ops.convolution(vector, y, w, *edges, ctx.signature)
+        by_g = ops.nequip_convolution(vector, y, w, *edges, ctx.signature)
     if to_edges:
-        by_y, by_w = ops.convolution_by_edges(g, vector, y, w, *edges, ctx.signature)
+        by_y, by_w = ops.nequip_convolution_by_edges(g, vector, y, w, *edges, ctx.signature)
     return by_g, by_y, by_w, None, None, None
 
 
@@ -222,14 +229,14 @@ def _backward_by_edges(
         return (None,) * 7
     pairs = [(a, b) for a, b in ((vy, w), (y, vw)) if a is not None and b is not None]
     if ctx.needs_input_grad[0]:
-        by_g = _sum(*(ops.convolution(x, a, b, *edges, key) for a, b in pairs))
+        by_g = _sum(*(ops.nequip_convolution(x, a, b, *edges, key) for a, b in pairs))
     if ctx.needs_input_grad[1]:
-        by_x = _sum(*(ops.convolution_by_features(g, a, b, *edges, key) for a, b in pairs))
+        by_x = _sum(*(ops.nequip_convolution_by_features(g, a, b, *edges, key) for a, b in pairs))
     if any(ctx.needs_input_grad[2:4]):
         # One call for both: dT/dY does not read Y, nor dT/dw w.
         a = torch.zeros_like(y) if vy is None else vy
         b = torch.zeros_like(w) if vw is None else vw
-        by_y, by_w = ops.convolution_by_edges(g, x, a, b, *edges, key)
+        by_y, by_w = ops.nequip_convolution_by_edges(g, x, a, b, *edges, key)
         by_y, by_w = (None if vw is None else by_y), (None if vy is None else by_w)
     return by_g, by_x, by_y, by_w, None, None, None
 
@@ -241,9 +248,9 @@ def _wanted(ctx: Any, node: int, edge: tuple[int, int]) -> tuple[bool, bool]:
 
 
 _IMPLEMENTATIONS: dict[str, tuple[Any, Any, Any]] = {
-    "convolution": (_forward, _shape_of_forward, _backward_of_forward),
-    "convolution_by_features": (_by_features, _shape_by_features, _backward_by_features),
-    "convolution_by_edges": (_by_edges, _shapes_by_edges, _backward_by_edges),
+    "nequip_convolution": (_forward, _shape_of_forward, _backward_of_forward),
+    "nequip_convolution_by_features": (_by_features, _shape_by_features, _backward_by_features),
+    "nequip_convolution_by_edges": (_by_edges, _shapes_by_edges, _backward_by_edges),
 }
 for _name, (_run, _shape, _backward) in _IMPLEMENTATIONS.items():
     torch.library.impl(f"nequip_kernels::{_name}", "default")(_run)

@@ -166,7 +166,7 @@ class Convolution(torch.nn.Module):
             model, cls, lambda plain: plain if isinstance(plain, kind) else kind(plain)
         )
 
-    @model_modifier(persistent=False, supported_compile_modes=["eager", "compile"])
+    @model_modifier(persistent=False, supported_compile_modes=["aotinductor"])
     @classmethod
     def enable_NequIPKernels(  # noqa: N802
         cls, model: torch.nn.Module, backend: str = "auto"
