@@ -24,6 +24,8 @@ from pathlib import Path
 import filelock
 
 from nequip_core.archive.trust import is_private
+from nequip_core.digests import file_digest
+from nequip_core.user_settings import cache_or_none
 from nequip_kernels.compiler import (
     BuildError,
     build_library,
@@ -38,7 +40,6 @@ __all__ = ["CACHE_VARIABLE", "cache_folder", "provide_libraries"]
 CACHE_VARIABLE = "NEQUIP_KERNELS_CACHE"
 """Environment variable: the folder of compiled kernels, or ``off``."""
 
-_OFF = ("", "0", "false", "no", "off")
 _LIBRARY = "kernels.so"
 _KEY = "key.json"
 
@@ -49,14 +50,7 @@ def cache_folder() -> Path | None:
     It is what the environment variable ``NEQUIP_KERNELS_CACHE`` says (``off`` for none), or
     ``nequip/kernels`` in the user's cache folder.
     """
-    given = os.environ.get(CACHE_VARIABLE)
-    if given is not None:
-        return None if given.strip().casefold() in _OFF else Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "nequip" / "kernels"
-    except RuntimeError:
-        return None  # a user without a home, as in some containers
+    return cache_or_none(CACHE_VARIABLE, "kernels")
 
 
 def provide_libraries(sources: Mapping[str, str]) -> dict[str, Path]:
@@ -137,7 +131,7 @@ def _kept(folder: Path, key: Mapping[str, object]) -> Path | None:
     library = folder / _name(key) / _LIBRARY
     try:
         private = is_private(library.stat()) and is_private(library.parent.stat())
-        digest = hashlib.sha256(library.read_bytes()).hexdigest()
+        digest = file_digest(library)
         content = json.loads((library.parent / _KEY).read_text(encoding="utf-8"))
         sound = isinstance(content, dict) and content.get("sha256") == digest
     except (OSError, ValueError):
@@ -164,7 +158,7 @@ def _made(folder: Path, key: Mapping[str, object], source: str, command: tuple[s
                 text = entry / "kernels.cpp"
                 text.write_text(source, encoding="utf-8")
                 build_library(command, text, entry / _LIBRARY)
-                digest = hashlib.sha256((entry / _LIBRARY).read_bytes()).hexdigest()
+                digest = file_digest(entry / _LIBRARY)
                 content = json.dumps({"sha256": digest, "key": dict(key)}, indent=1)
                 (entry / _KEY).write_text(content, encoding="utf-8")
                 if final.exists():  # damaged
