@@ -164,7 +164,8 @@ def test_layer_installed_twice_is_broken(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_installed_layers_are_those_of_the_table() -> None:
     folders = {path.parent.name for path in SOURCES.glob("*/pyproject.toml")}
-    assert folders == set(LAYERS)
+    # An extension is no layer: it is told by what it registers, as the published one is.
+    assert folders - {"nequip-allegro"} == set(LAYERS)
 
 
 def test_owner_of_the_import_name_is_told(tmp_path: Path) -> None:

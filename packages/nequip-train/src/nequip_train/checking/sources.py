@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.machinery
 import importlib.util
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,6 +158,9 @@ class Sources:
 
     def _load(self, name: str) -> Module | None:
         parent, _, _ = name.rpartition(".")
+        if name in sys.modules and getattr(sys.modules[name], "__spec__", None) is None:
+            # Made in memory, as a notebook is: there is no source to read.
+            return Module(name, [], is_readable=False)
         try:
             if not parent:
                 spec = importlib.util.find_spec(name)
