@@ -216,8 +216,16 @@ def test_tf32_is_scheduled_logged_and_left_as_it_was(small, monkeypatch):
     recorder = small.recorder()
     trainer = small.trainer([TF32Scheduler({0: True, 2: False})], max_epochs=3, logger=recorder)
     trainer.fit(small.module(NequIPLightningModule), datamodule=small.data())
-    assert entered == [True, "back", True, "back", False, "back"]
+    assert entered == [True, "back", True, "back", True, "back", False, "back"]
     assert [value for _, value in recorder.of("tf32_enabled")] == [1.0, 1.0, 0.0]
+    # A run that goes on in the middle of an epoch gets no hook of that epoch's start.
+    entered.clear()
+    callback = TF32Scheduler({0: True, 2: False})
+    there = types.SimpleNamespace(current_epoch=2, device="cpu")
+    callback.on_train_start(there, there)
+    assert entered == [False]
+    callback.on_fit_end(there, there)
+    assert entered == [False, "back"]
 
 
 def test_tf32_is_left_as_it_was_after_a_failure(small, monkeypatch):

@@ -43,12 +43,20 @@ class TF32Scheduler(lightning.Callback):
         self.schedule = found
         self._setting = contextlib.ExitStack()
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Set what holds in the epoch in whose middle a run goes on: it does not start again."""
+        self._set(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Set what holds in this epoch, and log it."""
+        pl_module.log("tf32_enabled", float(self._set(trainer, pl_module)))
+
+    def _set(self, trainer: lightning.Trainer, pl_module: Any) -> bool:
+        """Return whether TF32 is allowed from now on."""
         latest = max(epoch for epoch in self.schedule if epoch <= trainer.current_epoch)
         self._setting.close()
         self._setting.enter_context(matrix_precision(self.schedule[latest], pl_module.device))
-        pl_module.log("tf32_enabled", float(self.schedule[latest]))
+        return self.schedule[latest]
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Leave torch's setting as it was."""
