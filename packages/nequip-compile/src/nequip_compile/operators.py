@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nequip_core.plugins import load_plugin, plugin_names
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["COMPILED_OPERATORS", "options_for_operators"]
 

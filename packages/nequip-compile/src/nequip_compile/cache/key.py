@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nequip_compile.cxx import compiler_identity
+from nequip_compile.operators import COMPILED_OPERATORS
 from nequip_core.archive.format import PACKAGE_SUFFIX
 from nequip_core.archive.trust import consent, is_refused
 from nequip_core.digests import file_digest, source_digest
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["cache_key", "compiler_identity"]
 
 # Their code makes or prepares models, whatever the file.
-_ALWAYS = (COMPILE_TARGETS, EXTENSIONS)
+_ALWAYS = (COMPILED_OPERATORS, COMPILE_TARGETS, EXTENSIONS)
 # Their code is the model's where the file does not bring its own.
 _INSTALLED = (ARCHITECTURES, MODEL_LOADERS, REBUILD)
 _OWN = ("nequip_core", "nequip_compile")
