@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from nequip_core.digests import file_digest
 from nequip_core.errors import DownloadError
@@ -23,6 +22,9 @@ from nequip_core.repository.cache import ModelCache
 from nequip_core.repository.names import parse_name
 from nequip_core.repository.settings import cache_folder
 from nequip_core.saved_model import local_file
+
+pytest.importorskip("requests")
+filelock = pytest.importorskip("filelock")
 
 NAME = "nequip.net:our-group/Alloy:1.0"
 ALLOY = parse_name("our-group/Alloy:1.0")
@@ -119,7 +121,7 @@ def test_package_and_name_come_together_for_prune(alloy: Any, cached: Any) -> No
     orphan.write_bytes(b"no name stands for this")
     for action in (lambda: cache.prune(), lambda: cache.add(alloy.path, ALLOY)):
         thread = threading.Thread(target=action)
-        with FileLock(lock):
+        with filelock.FileLock(lock):
             thread.start()
             thread.join(0.5)
             assert thread.is_alive()

@@ -24,6 +24,9 @@ from nequip_core.repository import transfer
 from nequip_core.repository.bar import DownloadBar
 from nequip_core.saved_model import local_file
 
+pytest.importorskip("requests")
+pytest.importorskip("filelock")
+
 x509 = pytest.importorskip("cryptography.x509")
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402

@@ -24,6 +24,9 @@ from nequip_core.repository.names import parse_reference
 from nequip_core.repository.settings import cache_folder, is_permitted, repositories
 from nequip_core.saved_model import is_reference, load_saved_model, local_file
 
+pytest.importorskip("requests")
+pytest.importorskip("filelock")
+
 NAME = "nequip.net:our-group/Alloy:1.0"
 ASKED = "/api/models/download/our-group%2FAlloy%3A1.0"
 

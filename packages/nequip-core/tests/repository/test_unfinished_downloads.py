@@ -17,6 +17,9 @@ from nequip_core.errors import DownloadError
 from nequip_core.repository import transfer
 from nequip_core.saved_model import local_file
 
+pytest.importorskip("requests")
+pytest.importorskip("filelock")
+
 NAME = "nequip.net:our-group/Alloy:1.0"
 CHUNK = transfer._CHUNK
 POINTS = 50
