@@ -17,6 +17,7 @@ import yaml
 
 import nequip_package.build
 import nequip_package.export
+import nequip_package.members
 from nequip_core.archive import modes
 from nequip_core.archive.loading import load_example_data, load_package
 from nequip_core.archive.reader import PackageReader
@@ -369,7 +370,8 @@ def test_output_name_is_checked_first(saved: SavedModel, tmp_path: Path) -> None
 def test_large_members_travel_through_files_to_the_same_bytes(
     saved: SavedModel, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nequip_package.export, "_LARGEST_IN_MEMORY", 1000)
+    monkeypatch.setattr(nequip_package.export, "LARGEST_IN_MEMORY", 1000)
+    monkeypatch.setattr(nequip_package.members, "LARGEST_IN_MEMORY", 1000)
     written = build_package(saved, tmp_path / "a.nequip.zip")
     assert written.read_bytes() == package.read_bytes()
     assert listing(tmp_path) == [str(written)]

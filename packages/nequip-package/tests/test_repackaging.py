@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import linecache
 import shutil
 import sys
@@ -173,7 +174,7 @@ def test_code_of_a_base_from_other_versions_is_kept(
     reader = PackageReader(target)
     assert reader.read_bytes("nequip_model/nn/gate.py").endswith(b"# of another version\n")
     assert {name: reader.metadata["versions"][name] for name in versions} == versions
-    assert reader.metadata["packager_versions"]["torch"] == torch.__version__
+    assert reader.metadata["packager_versions"]["torch"] == importlib.metadata.version("torch")
 
 
 def test_models_of_two_packages_are_not_packaged_together(package: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_figure_that_fails_is_a_warning(config, train, workplace, monkeypatch,
     [
         (PredictionErrors, "_compare", "PredictionErrors"),
         (TrainingProgress, "_update", "TrainingProgress"),
-        (Speed, "count", "SpeedMonitor"),
+        (Speed, "pause", "SpeedMonitor"),
     ],
 )
 def test_a_callback_of_ours_that_fails_is_a_warning(
