@@ -437,6 +437,24 @@ def test_a_restart_takes_the_training_module_of_its_checkpoint(mistakes_of):
     assert len(mistakes_of(text, "++ckpt_path=null")) == 1
 
 
+def test_keys_beside_the_sections_are_looked_at_too(mistakes_of):
+    text = f"{CONFIG}run_folder: {{reports: false}}\nforce_restart: always\n"
+    assert mistakes_of(text) == [
+        "config.yaml:64: run_folder.reports: there is no key 'reports' here; did you mean 'report'?",
+        "config.yaml:65: force_restart: expected true, false or null, found 'always'",
+    ]
+
+
+def test_a_batch_sampler_is_given_what_the_data_module_has(mistakes_of, tmp_path, monkeypatch):
+    (tmp_path / "sampling.py").write_text(
+        "class BySize:\n    def __init__(self, dataset, generator, max_edges): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sampler = "    batch_sampler: {_target_: sampling.BySize, max_edges: 100}\n"
+    text = CONFIG.replace("    batch_size: 5\n    shuffle: true\n", sampler)
+    assert mistakes_of(text) == []
+
+
 def test_a_class_of_ones_own_is_read_from_its_file_without_running_it(
     mistakes_of, tmp_path, monkeypatch
 ):

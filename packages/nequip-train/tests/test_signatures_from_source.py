@@ -19,12 +19,14 @@ from nequip_model.builder import MODEL_DTYPES
 from nequip_model.compile_modes import COMPILE_MODES
 from nequip_model.presets import PRESETS
 from nequip_train import metrics_manager
-from nequip_train.checking.expected import EXPECTED, STATISTICS
+from nequip_train.checking.expected import EXPECTED, STATISTICS, TOP_LEVEL
 from nequip_train.checking.signatures import Signatures
 from nequip_train.checking.sources import Absent, Sources, Unclear
 from nequip_train.checking.values import Choice, OneOf, Scalar, Table
 from nequip_train.construction import accepted_arguments
 from nequip_train.data import statistics
+from nequip_train.energy_shifts import METHODS
+from nequip_train.run_folder.options import run_folder_options
 
 LIBRARIES = (
     torch.optim,
@@ -174,6 +176,27 @@ def test_expected_entries_of_managers_are_those_that_the_code_takes():
     assert set(metrics.item.keys) == set(metrics_manager._ENTRY_KEYS)
     entries = EXPECTED[canonical_name("nequip.data.DataStatisticsManager")]["metrics"]
     assert set(entries.item.keys) == set(statistics._ENTRY_KEYS)
+
+
+def test_expected_options_of_energy_shifts_are_those_that_the_code_takes():
+    shifts = EXPECTED[canonical_name("nequip.train.EMALightningModule")]["energy_shifts"]
+    (choice,) = [kind for kind in shifts.kinds if isinstance(kind, Choice)]
+    assert choice.values == METHODS
+    for value in [*METHODS, {"method": "isolated_atoms", "energies": {"H": -1.0}}, None]:
+        assert list(shifts.faults(value)) == []
+    for value in ["keeep", {"energies": {}}, {"method": "keep", "energie": {}}, 3]:
+        assert len(list(shifts.faults(value))) == 1
+
+
+def test_expected_options_of_the_run_folder_are_those_that_the_code_takes():
+    kind = TOP_LEVEL["run_folder"]
+    for value in [True, False, None, {"report": False, "restart_steps": 5}]:
+        run_folder_options(value)
+        assert list(kind.faults(value)) == []
+    for value in ["yes", {"reports": False}, {"report": "no"}, {"restart_minutes": "ten"}]:
+        with pytest.raises(ConfigError):
+            run_folder_options(value)
+        assert len(list(kind.faults(value))) == 1
 
 
 @pytest.mark.parametrize("path", STATISTICS)

@@ -7,6 +7,7 @@ imported. Tests compare this table with what that code accepts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
 
 from nequip_core.documented_names import canonical_name
@@ -24,8 +25,9 @@ from nequip_train.checking.values import (
     Table,
 )
 from nequip_train.data.units import ENERGY_UNITS, LENGTH_UNITS, canonical_unit
+from nequip_train.run_folder.options import RunFolderOptions
 
-__all__ = ["EXPECTED", "PARTS", "SCHEDULER", "STATISTICS", "expected_kind"]
+__all__ = ["EXPECTED", "PARTS", "SCHEDULER", "STATISTICS", "TOP_LEVEL", "expected_kind"]
 
 PARTS = (*STAGES, "predict")
 _NULL, _TEXT, _BOOL, _NUMBER = Scalar("null"), Scalar("str"), Scalar("bool"), Scalar("float")
@@ -118,7 +120,35 @@ SCHEDULER = _closed(
 )
 """What ``training_module.lr_scheduler`` is."""
 
+_OF_OPTIONS = {
+    "bool": _BOOL,
+    "float | None": _optional(_NUMBER),
+    "int | None": _optional(Scalar("int")),
+}
+_RUN_FOLDER = _closed(
+    {option.name: _OF_OPTIONS[str(option.type)] for option in fields(RunFolderOptions)}
+)
+TOP_LEVEL: dict[str, Kind] = {
+    "ckpt_path": _optional(_TEXT),
+    "force_restart": _optional(_BOOL),
+    "run_folder": _optional(union([_BOOL, _RUN_FOLDER])),
+}
+"""Top-level key, the sections excepted -> what it is."""
+
+_METHODS = Choice(("keep", "isolated_atoms", "least_squares"))
+_SHIFTS = _closed({"method": _METHODS, "energies": _optional(Table(_NUMBER))}, "method")
+_MODULES = (
+    "NequIPLightningModule",
+    "EMALightningModule",
+    "ConFIGLightningModule",
+    "EMAConFIGLightningModule",
+    "ScheduleFreeLightningModule",
+)
 _DOCUMENTED: dict[str, dict[str, Kind]] = {
+    **{
+        f"nequip.train.{name}": {"energy_shifts": _optional(union([_METHODS, _SHIFTS]))}
+        for name in _MODULES
+    },
     "nequip.data.datamodule.NequIPDataModule": {
         "split_dataset": _one_or_more(
             _closed({"dataset": Object("data set"), **_SIZES}, "dataset")

@@ -14,7 +14,7 @@ from nequip_core.documented_names import DOCUMENTED_NAMES, canonical_name
 from nequip_core.instantiate import TARGET
 from nequip_train.check import SECTIONS, STAGES, TOP_LEVEL_KEYS
 from nequip_train.checking.annotations import union
-from nequip_train.checking.expected import SCHEDULER, expected_kind
+from nequip_train.checking.expected import SCHEDULER, TOP_LEVEL, expected_kind
 from nequip_train.checking.signatures import Signature, Signatures
 from nequip_train.checking.sources import Found
 from nequip_train.checking.targets import LOADER
@@ -128,13 +128,15 @@ def _sections() -> dict[str, Any]:
         "trainer": "Lightning's trainer.",
         "training_module": "The training module: model, loss, metrics, optimizer.",
         "ckpt_path": "The checkpoint of a run to continue.",
+        "force_restart": "Continue it although the config has changed.",
+        "run_folder": "What a run writes into its folder: true, false, or what of it.",
         "hydra": "Options of Hydra, such as run.dir.",
         "global_options": "Ignored.",
     }
     schemas: dict[str, Any] = {key: {} for key in TOP_LEVEL_KEYS}
     schemas["run"] = OneOf((stages, Items(stages))).schema_in_config()
     schemas |= {key: {"if": INTERPOLATION, "else": BUILT} for key in SECTIONS[1:]}
-    schemas["ckpt_path"] = OneOf((Scalar("str"), Scalar("null"))).schema_in_config()
+    schemas |= {key: kind.schema_in_config() for key, kind in TOP_LEVEL.items()}
     described = {
         key: {**({"description": texts[key]} if key in texts else {}), **schema}
         for key, schema in schemas.items()

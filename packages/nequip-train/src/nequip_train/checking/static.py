@@ -14,7 +14,7 @@ from nequip_core.errors import closest
 from nequip_core.instantiate import TARGET
 from nequip_core.plugins import import_extensions
 from nequip_train.check import NEEDED, SECTIONS, STAGES, TOP_LEVEL_KEYS
-from nequip_train.checking.expected import STATISTICS
+from nequip_train.checking.expected import STATISTICS, TOP_LEVEL
 from nequip_train.checking.mistakes import Finding, KeyPath, Mistake, as_error
 from nequip_train.checking.positions import Positions, raw_node
 from nequip_train.checking.resolution import Resolution, resolution_of
@@ -92,6 +92,9 @@ class _Check:
         if "run" in values:
             stages, wrong = _stages(values["run"])
             yield from wrong
+        for key, kind in TOP_LEVEL.items():
+            for fault in kind.faults(values.get(key)):
+                yield Finding((key, *fault.path), fault.text, fault.is_key)
         restarts = values.get("ckpt_path") not in (None, UNKNOWN)
         for key in SECTIONS:
             is_needed = not (key == "training_module" and restarts)
@@ -112,11 +115,11 @@ class _Check:
         self.asked = register_statistics(None)
         restarts = self.config.get("ckpt_path") is not None
         keys = [key for key in SECTIONS if not (key == "training_module" and restarts)]
-        resolution = resolution_of(self.config, [*keys, "ckpt_path"])
+        resolution = resolution_of(self.config, [*keys, *TOP_LEVEL])
         if resolution.lacks_resolver:
             # Those of extension packages are registered by an import of them, which takes seconds.
             import_extensions()
-            resolution = resolution_of(self.config, [*keys, "ckpt_path"])
+            resolution = resolution_of(self.config, [*keys, *TOP_LEVEL])
         return resolution
 
     def _section(self, key: str, section: Any) -> Iterator[Finding]:

@@ -156,8 +156,6 @@ class Scalar(Kind):
             return
         if self.type == "str" and isinstance(value, bool):
             hint = "; YAML reads yes, no, on and off as true and false: put it in quotes"
-        elif self.type in ("int", "float", "bool") and isinstance(value, str):
-            hint = ", a text"
         else:
             hint = ""
         yield self._wrong(value, hint)
