@@ -146,7 +146,7 @@ def run_in_workspace(session: nox.Session, *command: str) -> None:
     scripts = ROOT / ".nox" / "workspace" / "bin"
     session.env["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     # What a test finds must be of its own making.
-    session.env |= {"NEQUIP_STATISTICS_CACHE": "off", "NEQUIP_FRAME_CACHE": "off"}
+    session.env.update({"NEQUIP_STATISTICS_CACHE": "off", "NEQUIP_FRAME_CACHE": "off"})
     session.run(str(scripts / "python"), *command, external=True)
 
 
