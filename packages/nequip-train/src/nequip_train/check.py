@@ -18,6 +18,7 @@ from nequip_core.instantiate import TARGET
 from nequip_train.before_training import check_before_training
 from nequip_train.construction import SPECIAL_KEYS, call, resolve_target
 from nequip_train.resolvers import register_statistics
+from nequip_train.run_folder.options import RunFolderOptions, run_folder_options
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -67,6 +68,7 @@ class Plan:
         checkpoint: path of the checkpoint to continue from, None for a fresh start.
         statistics: the names of the statistics that the config asks for.
         needs: the labels that loss and metrics compare with; none where they are a checkpoint's.
+        run_folder: what the run adds to its folder without being asked.
     """
 
     stages: list[str]
@@ -75,6 +77,7 @@ class Plan:
     checkpoint: str | None
     statistics: list[str]
     needs: list[Need] = field(default_factory=list)
+    run_folder: RunFolderOptions = field(default_factory=RunFolderOptions)
 
 
 def check_config(config: DictConfig) -> Plan:
@@ -93,6 +96,7 @@ def check_config(config: DictConfig) -> Plan:
     checkpoint = resolve(config, "ckpt_path") if "ckpt_path" in config else None
     data = _section(config, "data")
     trainer = _section(config, "trainer")
+    options = run_folder_options(resolve(config, "run_folder") if "run_folder" in config else None)
     asked: list[str] = []
     needs: list[Need] = []
     if checkpoint is None:
@@ -103,7 +107,7 @@ def check_config(config: DictConfig) -> Plan:
         from nequip_train.checking.labels import needs_of
 
         needs = needs_of(module)
-    return Plan(stages, data, trainer, checkpoint, asked, needs)
+    return Plan(stages, data, trainer, checkpoint, asked, needs, options)
 
 
 def resolve(config: DictConfig, key: str) -> Any:

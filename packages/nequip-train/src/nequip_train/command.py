@@ -31,10 +31,10 @@ arguments:
   KEY=VALUE            change a value of the config: trainer.max_epochs=10
   +KEY=VALUE           add one;  ++KEY=VALUE add or change one;  ~KEY remove one
   ++ckpt_path=FILE     continue the run that wrote this checkpoint
-  resume RUN_DIR       continue the run that wrote this folder, with the config it has there
-  report RUN_DIR       write report.html of a run anew, from what is in its folder
 
 commands:
+  resume               continue the run that wrote this folder, with the config it has there
+  report               write report.html of a run anew, from what is in its folder
   check                check the config, then try one batch; see nequip-train check --help
   schema               write what an editor needs to check configs while they are written
 

@@ -24,7 +24,6 @@ from nequip_train.metrics_table import print_metrics
 from nequip_train.resolvers import register_resolvers, register_statistics
 from nequip_train.restart.resume import set_aside_newer
 from nequip_train.restart.same_run import check_same_run, remember_config
-from nequip_train.run_folder.options import run_folder_options
 
 if TYPE_CHECKING:
     import lightning
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     from nequip_train.data.datamodules import NequIPDataModule
     from nequip_train.modules import NequIPLightningModule
-    from nequip_train.run_folder.options import RunFolderOptions
     from nequip_train.run_folder.session import RunSession
 
 __all__ = ["run"]
@@ -54,7 +52,6 @@ def run(config: DictConfig) -> None:
     register_resolvers()
     extensions = import_extensions()
     plan = check_config(config)
-    options = run_folder_options(resolve(config, "run_folder") if "run_folder" in config else None)
     checkpoint = _checkpoint(plan)
     if checkpoint is not None:
         check_same_run(config, plan, checkpoint)
@@ -79,14 +76,13 @@ def run(config: DictConfig) -> None:
         _check_labels(datamodule, needs_of(module), plan.stages)
         _LOG.info("continuing from %s; training_module is that of the checkpoint", plan.checkpoint)
     _check_monitors(trainer, module)
-    with _session(config, options, plan, trainer, module, checkpoint) as session:
+    with _session(config, plan, trainer, module, checkpoint) as session:
         _run_stages(plan, first, trainer, module, datamodule, session)
 
 
 @contextlib.contextmanager
 def _session(
     config: DictConfig,
-    options: RunFolderOptions,
     plan: Plan,
     trainer: lightning.Trainer,
     module: NequIPLightningModule,
@@ -103,7 +99,7 @@ def _session(
         if plan.checkpoint is not None and Path(plan.checkpoint).resolve().parent == folder:
             own = [getattr(item, "dirpath", None) for item in trainer.checkpoint_callbacks]
             set_aside_newer(Path(plan.checkpoint), folder, [Path(item) for item in own if item])
-    session = RunSession(folder, options, trainer, _has_own_bar(plan.trainer))
+    session = RunSession(folder, plan.run_folder, trainer, _has_own_bar(plan.trainer))
     info = dict(module.hparams["info_dict"])
     session.start(module, plan, info, checkpoint)
     with session.ending():
