@@ -160,6 +160,17 @@ def test_a_callback_of_ours_that_fails_is_a_warning(
     assert log.count(f"{name} is off from now on: ValueError: bad luck") == 1
 
 
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")  # Lightning says so
+def test_a_table_of_lightning_in_the_same_folder_stays_its_own(config, train, workplace):
+    logger = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "", "version": ""}
+    config["trainer"]["logger"] = {**logger, "save_dir": "${hydra:runtime.output_dir}"}
+    assert train(config) == 0
+    table = (workplace / "out/metrics.csv").read_text().splitlines()
+    assert "val0_epoch/weighted_sum" in table[0]
+    assert "atoms_per_s" not in table[0]
+    assert any("atoms_per_s" in row for row in read_metrics(workplace / "out"))
+
+
 def test_switched_off_a_run_leaves_what_it_did_before(config, train, workplace):
     config["run_folder"] = False
     assert train(config) == 0

@@ -32,15 +32,17 @@ class MetricsFiles(Logger):
     Args:
         folder: where the two files go.
         default_folder: what callbacks without a folder of their own are told to use.
+        has_table: whether to write the table; another logger may write its own of that name.
 
     Attributes:
         stage: ``val`` or ``test`` while such a stage runs, None during the training.
     """
 
-    def __init__(self, folder: Path, default_folder: str) -> None:
+    def __init__(self, folder: Path, default_folder: str, has_table: bool = True) -> None:
         super().__init__()
         self.folder = folder
         self._default_folder = default_folder
+        self._has_table = has_table
         self.stage: str | None = None
         self._columns: list[str] = []
         self._broken = False
@@ -100,6 +102,8 @@ class MetricsFiles(Logger):
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / JSONL_FILE).open("a") as stream:
             stream.write(json.dumps(row) + "\n")
+        if not self._has_table:
+            return
         new = [name for name in row if name not in self._columns]
         if new:
             self._columns = list(dict.fromkeys([*_FIRST, *self._columns, *new]))
@@ -109,6 +113,8 @@ class MetricsFiles(Logger):
             csv.DictWriter(stream, self._columns).writerow(_cells(row))
 
     def _rewrite_table(self, rows: list[dict[str, Any]]) -> None:
+        if not self._has_table:
+            return
         names = (name for row in rows for name in row)
         self._columns = list(dict.fromkeys([*_FIRST, *self._columns, *names]))
         final = self.folder / CSV_FILE

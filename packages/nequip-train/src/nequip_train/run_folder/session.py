@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from nequip_core.instantiate import TARGET
@@ -89,7 +90,9 @@ class RunSession(lightning.Callback):
         trainer, options = self.trainer, self.options
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if options.metrics:
-            self.metrics = MetricsFiles(self.folder, str(trainer.default_root_dir))
+            self.metrics = MetricsFiles(
+                self.folder, str(trainer.default_root_dir), not self._has_table_of_lightning()
+            )
             self._keep_checkpoint_folders()
             trainer.loggers = [*trainer.loggers, self.metrics]
         monitor = SpeedMonitor(self.metrics)
@@ -105,6 +108,11 @@ class RunSession(lightning.Callback):
             RestartCheckpoint(self.folder, options.restart_minutes, options.restart_steps).attach(
                 trainer
             )
+
+    def _has_table_of_lightning(self) -> bool:
+        """Return whether a logger of the user writes ``metrics.csv`` into the folder of the run."""
+        folders = (one.log_dir for one in self.trainer.loggers if isinstance(one, CSVLogger))
+        return any(Path(folder).resolve() == self.folder.resolve() for folder in folders)
 
     def _keep_checkpoint_folders(self) -> None:
         """Fix where checkpoints go that Lightning would derive from the first logger."""
