@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def compiled_before(monkeypatch, for_ase):
 def traced_before(monkeypatch, compiled_before):
     """Leave tracing out as well."""
     monkeypatch.setattr(aotinductor, "trace_model", lambda model, target, examples: None)
-    monkeypatch.setattr(aotinductor, "export_trace", lambda trace, target, example, bounds: None)
+    nothing = SimpleNamespace(graph=torch.fx.Graph())
+    monkeypatch.setattr(aotinductor, "export_trace", lambda trace, target, example, bounds: nothing)
 
 
 def nothing_left(folder):
