@@ -1,5 +1,7 @@
 """Several targets from one command: one trace for equal inputs, all files or none."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def stages(monkeypatch):
     monkeypatch.setenv("NEQUIP_COMPILE_CACHE", "off")
     monkeypatch.setattr(aotinductor, "trace_model", lambda m, target, e: traced.append(target))
     monkeypatch.setattr(aotinductor, "trace_for", lambda target, trace, outputs: None)
-    monkeypatch.setattr(aotinductor, "export_trace", lambda *rest: None)
+    monkeypatch.setattr(aotinductor, "export_trace", lambda *rest: SimpleNamespace(graph=torch.fx.Graph()))
     monkeypatch.setattr(aotinductor, "_compile", lambda p, path, o: path.touch())
     monkeypatch.setattr(aotinductor, "_require_sound_code", lambda path: None)
     monkeypatch.setattr(aotinductor, "note_skipped", lambda *rest: None)
