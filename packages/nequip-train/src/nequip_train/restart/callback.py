@@ -177,6 +177,8 @@ class RestartCheckpoint(lightning.Callback):
         self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]
     ) -> None:
         """Add what Lightning does not save, and set the loops to the point between the steps."""
+        if self._next == _EPOCH:
+            checkpoint["epoch"] -= 1  # the one that is done, as a checkpoint states it
         loops = checkpoint["loops"]["fit_loop"]
         progress = loops["epoch_loop.batch_progress"]
         if self._next in (_BATCH, _VALIDATION):
