@@ -192,9 +192,16 @@ def _owners(tops: Iterable[str]) -> dict[str, tuple[str, str]]:
     # Reads what every installed distribution holds, which takes a while.
     owners = importlib.metadata.packages_distributions() if others else {}
     for top in others:
-        for name in sorted(set(owners.get(top, ())))[:1]:
+        # An editable installation does not list its modules, an extension states its own.
+        for name in sorted(set(owners.get(top, _extensions(top))))[:1]:
             found[top] = name, importlib.metadata.version(name)
     return found
+
+
+def _extensions(top: str) -> list[str]:
+    """Return the distributions that register a module as an extension."""
+    found = importlib.metadata.entry_points(group="nequip.extension")
+    return [one.dist.name for one in found if one.dist and one.module.partition(".")[0] == top]
 
 
 def _is_importable(top: str) -> bool:
