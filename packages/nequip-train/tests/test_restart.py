@@ -363,7 +363,7 @@ def test_a_forced_change_is_taken_and_a_safe_one_is_remembered(stopped, capsys):
     recorded = yaml.safe_load((stopped / ".hydra/config.yaml").read_text())
     assert recorded["trainer"]["max_epochs"] == 3
     assert not {"ckpt_path", "force_restart"} & set(recorded)
-    assert torch.load(stopped / "restart.ckpt", weights_only=True)["epoch"] == 2  # the last of three
+    assert torch.load(stopped / "restart.ckpt", weights_only=True)["epoch"] == 2  # of 0 to 2
     capsys.readouterr()
     assert main(["resume", "run"]) == 0
     assert "is finished: nothing is left to do" in capsys.readouterr().err
