@@ -93,6 +93,8 @@ def config_of(base, case):
         "save_dir": "${hydra:runtime.output_dir}",
         "name": "log",
     }
+    # Reports take longer than the training, and are tested elsewhere.
+    config["run_folder"] = False
     module = config["training_module"]
     module["model"]["model_dtype"] = "float64"
     module["loss"] = LOSSES[case]
