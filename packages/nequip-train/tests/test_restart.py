@@ -85,6 +85,23 @@ def test_a_continued_run_equals_an_uninterrupted_one(monitor, config, train, log
     assert rest["test0_epoch/forces_mae"] == whole["test0_epoch/forces_mae"]
 
 
+def test_a_run_that_goes_on_in_a_folder_of_its_own_has_a_best_checkpoint_there(
+    config, train, workplace
+):
+    config["run"] = ["train", "test"]
+    config["trainer"]["callbacks"][0] |= {"monitor": "val0_epoch/weighted_sum", "mode": "max"}
+    assert train(config, "hydra.run.dir=first", "trainer.max_epochs=1") == 0
+    ckpt = "++ckpt_path=first/last.ckpt"
+    assert train(config, "hydra.run.dir=rest", "trainer.max_epochs=2", ckpt) == 0
+    scores = []
+    for folder in ("first", "rest"):
+        state = torch.load(workplace / folder / "best.ckpt", weights_only=True)
+        (own,) = [value for name, value in state["callbacks"].items() if CALLBACK[-15:] in name]
+        assert own["best_model_path"] == str(workplace / folder / "best.ckpt")
+        scores.append(own["best_model_score"])
+    assert scores[1] < scores[0]
+
+
 def plateau(**changes):
     scheduler = {
         "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",

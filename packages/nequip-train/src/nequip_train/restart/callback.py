@@ -226,7 +226,11 @@ class RestartCheckpoint(lightning.Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the state, and tell callbacks where their files are if the folder was moved."""
+        """Take the state, and tell callbacks where their files are if the folder was moved.
+
+        It was if the checkpoint lies in it. Else the run goes on in a folder of its own, where the
+        files of the earlier one are not.
+        """
         if trainer.state.fn != TrainerFn.FITTING:
             return
         state = checkpoint.get(STATE_KEY)
@@ -235,7 +239,8 @@ class RestartCheckpoint(lightning.Callback):
             return
         # Where the first process writes: others may not know.
         folder = str(trainer.strategy.broadcast(str(self.path.parent)))
-        if state["folder"] != folder:
+        parents = Path(str(trainer.ckpt_path)).resolve().parents
+        if state["folder"] != folder and Path(folder).resolve() in parents:
             checkpoint["callbacks"] = {
                 name: _relocated(value, state["folder"], folder)
                 for name, value in checkpoint.get("callbacks", {}).items()
