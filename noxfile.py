@@ -39,9 +39,6 @@ DISTRIBUTIONS = (
     "nequip",
 )
 
-# Where it is not the name of the distribution with underscores.
-IMPORT_NAMES = {"nequip-allegro": "allegro"}
-
 # Name of a suite -> its folder. Each runs in a process of its own, because torch keeps global state
 # (default dtype, compiler caches, thread counts) that one suite could leave behind for the next.
 SUITES = {
@@ -108,7 +105,8 @@ def folders(*names: str) -> list[str]:
 
 def import_name(distribution: str) -> str:
     """Return the name that a distribution is imported by."""
-    return IMPORT_NAMES.get(distribution, distribution.replace("-", "_"))
+    (version,) = (ROOT / "packages" / distribution / "src").glob("*/_version.py")
+    return version.parent.name
 
 
 def workspace_fingerprint() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = ["import_name"]
 
-# Where it is not the name of the distribution with underscores; the noxfile has the same.
-_OTHERS = {"nequip-allegro": "allegro"}
+_PACKAGES = Path(__file__).parents[1] / "packages"
 
 
 def import_name(distribution: str) -> str:
     """Return the name of the module that a distribution of this repository holds."""
-    return _OTHERS.get(distribution, distribution.replace("-", "_"))
+    (version,) = (_PACKAGES / distribution / "src").glob("*/_version.py")
+    return version.parent.name

@@ -38,14 +38,6 @@ def test_every_distribution_is_in_the_noxfile() -> None:
     assert set(constant("DISTRIBUTIONS")) == DISTRIBUTIONS
 
 
-def test_import_names_are_those_of_the_sources() -> None:
-    given = constant("IMPORT_NAMES")
-    for file in ROOT.glob("packages/*/src/*/_version.py"):
-        name = file.parents[2].name
-        assert given.get(name, name.replace("-", "_")) == file.parent.name
-    assert set(given) <= DISTRIBUTIONS
-
-
 def test_every_folder_of_tests_is_run() -> None:
     folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
     assert len(folders) >= 4
