@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,15 @@ from released_wheels import ROOT, released_versions
 
 TOYS = ROOT / "tests" / "compat" / "downstream"
 GOLDEN = ROOT / "tests" / "golden" / "format2-nequip-0.1.0" / "model.nequip.zip"
-# The matrix has no extension packages.
-LAYERS = (*(bare(name) for name in DISTRIBUTIONS), "nequip-allegro")
+# The matrix has neither extension packages nor kernels.
+LAYERS = (*(bare(name) for name in DISTRIBUTIONS), "nequip-allegro", "nequip-kernels")
 TEST_TOOLS = ("pytest>=8.2",)
 # Layers that the tests of a distribution use and it does not need: they are there for what can run
 # beside the lower ends, at lower ends of their own. nequip-compile cannot, it needs a newer torch.
 TESTED_WITH = {
     "nequip-compile": ("nequip-package",),
     "nequip-integrations": ("nequip-model", "nequip-package"),
+    "nequip-kernels": ("nequip-model",),
 }
 # Extras that need a GPU, and one whose library needs a newer numpy than the layers do; the tests
 # of a distribution use all the others, and skip without these.
@@ -129,9 +132,31 @@ def run_suite(python: Path, distribution: str) -> int:
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
-def layers_for(distribution: str, core: str = TREE) -> list[str]:
-    """Return the wheels of the tree that a suite imports, with the core of another version."""
-    return [str(wheel_of(name, core if name == "nequip-core" else TREE)) for name in LAYERS]
+def admits(wheel: Path, core: str) -> bool:
+    """Return whether a wheel may be installed beside this version of nequip-core."""
+    with zipfile.ZipFile(wheel) as archive:
+        (member,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(member))
+    asked = map(Requirement, metadata.get_all("Requires-Dist", []))
+    return all(core in need.specifier for need in asked if need.name == "nequip-core")
+
+
+def layers_beside(distribution: str, core: str) -> list[str]:
+    """Return the wheels for a suite of the tree on a released core.
+
+    The distribution itself is of the tree. Each other layer is as new as can be: of the tree, or
+    of the newest release whose pin admits this core; one that has no such release is left out.
+    """
+    wheels = [str(wheel_of("nequip-core", core)), str(wheel_of(distribution, TREE))]
+    for name in LAYERS:
+        if name in ("nequip-core", distribution):
+            continue
+        for version in (TREE, *reversed(released_versions(name))):
+            wheel = wheel_of(name, version)
+            if admits(wheel, core):
+                wheels.append(str(wheel))
+                break
+    return wheels
 
 
 def minimums(distribution: str) -> int:
@@ -165,7 +190,8 @@ def released_core(distribution: str) -> int:
         return 0
     python = fresh_environment(f"core-{distribution}")
     constraints = ROOT / "tools" / "constraints" / "torch-2.13.0.txt"
-    wheels = layers_for(distribution, admitted[0])
+    wheels = layers_beside(distribution, admitted[0])
+    print(f"{distribution} on {', '.join(Path(wheel).name for wheel in wheels)}", flush=True)
     install(python, "-c", str(constraints), *wheels, *TEST_TOOLS, "setuptools>=70.1")
     return run_suite(python, distribution)
 

@@ -170,3 +170,11 @@ def test_lower_ends_are_those_of_all_layers_below(monkeypatch: pytest.MonkeyPatc
     assert not set(ends) & set(pins.LAYERS)
     assert {needed.name for needed in pins.requirements("nequip-core")} < ends.keys()
     assert pins.lower_ends("nequip-core")["torch"] == ends["torch"]
+
+
+def test_pins_of_every_distribution_can_be_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = load(TOOLS / "pins.py", monkeypatch)
+    layers = {file.parent.name for file in TOOLS.parent.glob("packages/*/pyproject.toml")}
+    assert set(pins.LAYERS) == layers
+    for name in sorted(layers):
+        assert pins.lower_ends(name)["torch"]
