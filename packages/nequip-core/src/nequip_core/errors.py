@@ -15,6 +15,7 @@ __all__ = [
     "FileFormatError",
     "MissingDependencyError",
     "MissingFileError",
+    "ModelError",
     "NequIPError",
     "PackagingError",
     "PluginError",
@@ -54,6 +55,10 @@ class PackagingError(NequIPError, RuntimeError):
 
 class CompileError(NequIPError, RuntimeError):
     """A model could not be compiled, or its compiled form disagrees with the eager one."""
+
+
+class ModelError(NequIPError, RuntimeError):
+    """A model cannot compute what it was given, for example for want of memory."""
 
 
 class PluginError(NequIPError, ImportError):

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from nequip_core.compile_targets import ASE
 from nequip_core.errors import ConfigError, DataError, closest
-from nequip_core.fields import (
-    ATOMIC_NUMBERS_KEY,
-    CELL_KEY,
-    FORCE_KEY,
-    PBC_KEY,
-    PER_ATOM_ENERGY_KEY,
-    POSITIONS_KEY,
-    STRESS_KEY,
-    TOTAL_ENERGY_KEY,
-)
-from nequip_core.fingerprint import available_device
-from nequip_core.frames import Frame, from_dict, to_
+from nequip_core.frames import Frame
 from nequip_core.neighbors import DEFAULT_BACKEND
-from nequip_core.neighbors import neighborlist_backend as backend_of
 from nequip_core.saved_model import SOLE_MODEL
-from nequip_core.transforms import NeighborListTransform
-from nequip_integrations.loading import DEFAULT_SKIN, ModelLoading, require_positive
+from nequip_integrations.adapter import OPENING, ModelAdapter
+from nequip_integrations.ase_structures import ase_results, input_frame
+from nequip_integrations.loading import DEFAULT_SKIN
 from nequip_integrations.preparation import Transform
 
 if TYPE_CHECKING:
@@ -39,22 +26,10 @@ __all__ = ["DEFAULT_SKIN", "NequIPCalculator"]
 
 # ASE's base class takes any further keyword as a parameter of the calculation, a misspelling too.
 _ASE_ARGUMENTS = ("restart", "ignore_bad_restart_file", "label", "atoms", "directory")
-# What opening a file takes, and what it is without being given.
-_OPENING = {
-    "chemical_species_to_atom_type_map": None,
-    "neighborlist_backend": DEFAULT_BACKEND,
-    "neighborlist_skin": DEFAULT_SKIN,
-    "model_name": SOLE_MODEL,
-    "modifiers": (),
-    "trust_code": None,
-    "allow_tf32": False,
-    "compile": True,
-    "require_compiled": False,
-}
-_OWN_ARGUMENTS = ("energy_units_to_eV", "length_units_to_A", "transforms", *_OPENING)
+_OWN_ARGUMENTS = ("energy_units_to_eV", "length_units_to_A", "transforms", *OPENING)
 
 
-class NequIPCalculator(ModelLoading, Calculator):
+class NequIPCalculator(ModelAdapter, Calculator):
     """An ASE calculator around a model.
 
     Results are in ASE's units: energies in eV, forces in eV/A, stress in eV/A^3 in Voigt order
@@ -132,36 +107,8 @@ class NequIPCalculator(ModelLoading, Calculator):
         }
         _require_known(kwargs, type(self).__name__)
         super().__init__(**kwargs)
-        for name, value in (
-            ("energy_units_to_eV", energy_units_to_eV),
-            ("length_units_to_A", length_units_to_A),
-        ):
-            require_positive(name, value)
-        if isinstance(model, str | os.PathLike):
-            opened, transforms = self._opened(
-                model, device, transforms, length_units_to_A, **opening
-            )
-            model, device, self.way = opened.model, opened.device, opened.way
-        else:
-            _require_loaded(model, opening)
-            self.way = "the model that was given, as it is"
-        self.device = available_device(device)
-        if isinstance(model, torch.nn.Module):
-            model = model.eval().requires_grad_(False).to(self.device)
-        self.model = model
-        self.energy_units_to_eV = float(energy_units_to_eV)
-        self.length_units_to_A = float(length_units_to_A)
-        self.transforms = list(transforms)
-        # A list that is made on the device is not copied there.
-        self._inputs_on_device = self.device.type == "cuda" and any(
-            backend_of(transform.backend).supports_cuda
-            for transform in self.transforms
-            if isinstance(transform, NeighborListTransform)
-        )
-        if self._inputs_on_device:
-            for transform in self.transforms:
-                if isinstance(transform, torch.nn.Module):
-                    transform.to(self.device)
+        self.adopt(model, device, transforms, energy_units_to_eV, length_units_to_A, opening)
+        self._lock = threading.RLock()
 
     def calculate(
         self,
@@ -174,25 +121,30 @@ class NequIPCalculator(ModelLoading, Calculator):
         Raises:
             UnknownSpeciesError: the structure has a species that the model does not know.
             DataError: the structure is empty or not finite, or the model returned NaN.
+            ModelError: there is too little memory.
         """
-        super().calculate(atoms, list(properties), list(system_changes))
-        if self.atoms is None:
-            raise DataError("there is no structure to compute")
-        out = self.call_model(self.atoms_to_data(self.atoms))
-        # No volume: a cell vector is missing. (Coplanar vectors give no neighbor list.)
-        self.results = self._results(out, has_volume=self.atoms.cell.volume > 0.0)
-        self.save_extra_outputs(out)
+        with self._lock:
+            super().calculate(atoms, list(properties), list(system_changes))
+            if self.atoms is None:
+                raise DataError("there is no structure to compute")
+            self.results = {}  # an error below leaves no results of another structure
+            out = self.call_model(self.atoms_to_data(self.atoms))
+            # No volume: a cell vector is missing. (Coplanar vectors give no neighbor list.)
+            self.results = ase_results(self, out, has_volume=self.atoms.cell.volume > 0.0)
+            self.save_extra_outputs(out)
 
     def get_property(
         self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
     ) -> Any:
-        """Return a property, see ASE.
+        """Return a property, see ASE. Several threads may ask; they are served one by one.
 
         Raises:
             PropertyNotImplementedError: it is not implemented, or is a stress without a volume.
         """
         try:
-            return super().get_property(name, atoms, allow_calculation)
+            # Held until the result is read: another thread's structure would take its place.
+            with self._lock:
+                return super().get_property(name, atoms, allow_calculation)
         except PropertyNotImplementedError as error:
             if name == "stress" and "energy" in self.results:
                 raise PropertyNotImplementedError(
@@ -208,47 +160,15 @@ class NequIPCalculator(ModelLoading, Calculator):
             DataError: there are no atoms, or positions or cell are not finite.
             UnknownSpeciesError: a species is not known to the model.
         """
-        if len(atoms) == 0:
-            raise DataError("the structure has no atoms")
-        data = from_dict(
-            {
-                POSITIONS_KEY: atoms.get_positions() / self.length_units_to_A,
-                CELL_KEY: np.asarray(atoms.cell) / self.length_units_to_A,
-                PBC_KEY: atoms.get_pbc(),
-                ATOMIC_NUMBERS_KEY: atoms.get_atomic_numbers(),
-            }
-        )
-        if self._inputs_on_device:
-            data = to_(data, self.device)
-        for transform in self.transforms:
-            data = transform(data)
-        return to_(data, self.device)
-
-    def call_model(self, data: Frame) -> Frame:
-        """Return the model's output for its input."""
-        return self.model(data)
+        return self.model_input(input_frame(self, atoms))
 
     def save_extra_outputs(self, out: Frame) -> None:
         """Do nothing; override to put further outputs of the model into ``results``."""
 
-    def _results(self, out: Frame, has_volume: bool) -> dict[str, Any]:
-        energy, length = self.energy_units_to_eV, self.length_units_to_A
-        names = [TOTAL_ENERGY_KEY, PER_ATOM_ENERGY_KEY, FORCE_KEY]
-        if has_volume:
-            names.append(STRESS_KEY)
-        arrays = {key: out[key].detach().cpu().numpy() for key in names if key in out}
-        for key, array in arrays.items():
-            _require_finite(key, array)
-        total = float(arrays[TOTAL_ENERGY_KEY].reshape(-1)[0]) * energy
-        results: dict[str, Any] = {"energy": total, "free_energy": total}
-        if PER_ATOM_ENERGY_KEY in arrays:
-            results["energies"] = arrays[PER_ATOM_ENERGY_KEY].reshape(-1) * energy
-        if FORCE_KEY in arrays:
-            results["forces"] = arrays[FORCE_KEY] * (energy / length)
-        if STRESS_KEY in arrays:
-            stress = arrays[STRESS_KEY].reshape(3, 3) * (energy / length**3)
-            results["stress"] = full_3x3_to_voigt_6_stress(stress)
-        return results
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickled state."""
+        super().__setstate__(state)
+        self._lock = threading.RLock()
 
 
 def _require_known(arguments: dict[str, Any], name: str) -> None:
@@ -261,39 +181,3 @@ def _require_known(arguments: dict[str, Any], name: str) -> None:
         if argument not in _ASE_ARGUMENTS:
             known = [*_OWN_ARGUMENTS, *_ASE_ARGUMENTS]
             raise ConfigError(f"{name} has no argument '{argument}'{closest(argument, known)}")
-
-
-def _require_loaded(model: Any, opening: Mapping[str, Any]) -> None:
-    """Check that what is no path is a model, and comes without arguments for files.
-
-    Raises:
-        ConfigError: it is not, or one of them was given.
-    """
-    if not callable(model):
-        raise ConfigError(
-            "expected the path of a model, a reference nequip.net:<group>/<model>:<version>, or a "
-            f"model that is loaded already, got {model!r}"
-        )
-    given = [name for name, default in _OPENING.items() if opening[name] != default]
-    if given:
-        raise ConfigError(
-            f"{', '.join(given)}: for the path of a model; this one is loaded already. Its species "
-            "and neighbor list are given by transforms, see "
-            "nequip_integrations.preparation.input_transforms"
-        )
-
-
-def _require_finite(key: str, array: np.ndarray) -> None:
-    """Check a model's output.
-
-    Raises:
-        DataError: it holds NaN or infinity.
-    """
-    if np.isfinite(array).all():
-        return
-    row = int(np.argwhere(~np.isfinite(array))[0, 0])
-    where = f" of atom {row}" if key in (FORCE_KEY, PER_ATOM_ENERGY_KEY) else ""
-    raise DataError(
-        f"the model returned a {key}{where} that is not a finite number; atoms on top of each "
-        "other, or weights that are NaN, do that"
-    )

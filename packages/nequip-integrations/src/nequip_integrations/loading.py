@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nequip_core.compiled import load_compiled_model
@@ -14,7 +16,13 @@ from nequip_core.fields import FORCE_KEY, TOTAL_ENERGY_KEY
 from nequip_core.files import require_suffix
 from nequip_core.neighbors import DEFAULT_BACKEND
 from nequip_core.runtime import open_model
-from nequip_core.saved_model import SOLE_MODEL, load_saved_model, local_file, select_model
+from nequip_core.saved_model import (
+    SOLE_MODEL,
+    is_reference,
+    load_saved_model,
+    local_file,
+    select_model,
+)
 from nequip_integrations.preparation import Transform, input_transforms
 
 if TYPE_CHECKING:
@@ -23,14 +31,33 @@ if TYPE_CHECKING:
     import torch
 
     from nequip_core.compile_targets import CompileTarget
-    from nequip_core.opened import OpenedModel
 
-__all__ = ["DEFAULT_SKIN", "ModelLoading", "require_positive"]
+__all__ = ["DEFAULT_SKIN", "Loaded", "ModelLoading", "Recipe", "require_positive"]
 
 DEFAULT_SKIN = 0.5
 """Skin of the neighbor list that an adapter keeps, Angstrom."""
 
 _NEEDED = (TOTAL_ENERGY_KEY, FORCE_KEY)
+
+
+Recipe = tuple[str, dict[str, Any]]
+"""How a model was opened: the method of `ModelLoading`, and its arguments."""
+
+
+@dataclass
+class Loaded:
+    """A model with what an adapter needs of it."""
+
+    model: Any
+    """From the input of a structure to its output fields."""
+    device: str | torch.device
+    """Where it is to run."""
+    transforms: Sequence[Transform]
+    """What makes its input."""
+    way: str
+    """One line: in which way it runs, and why."""
+    recipe: Recipe | None = None
+    """How to open it again; None for a model that came loaded."""
 
 
 class ModelLoading:
@@ -43,8 +70,13 @@ class ModelLoading:
     compile_target: ClassVar[CompileTarget]
     """What the engine hands to a compiled model, and wants back."""
 
+    keeps_neighbor_list: ClassVar[bool] = True
+    """Whether structures follow each other, so that a list with a skin serves several."""
+
     way: str
     """One line: in which way the model runs, and why."""
+    recipe: Recipe | None
+    """How to open the model again, None if it came loaded."""
 
     @classmethod
     def from_compiled_model(
@@ -78,22 +110,16 @@ class ModelLoading:
             FileFormatError: the file is not a compiled model that runs here.
             ConfigError: the device, the species map or the file's target does not fit.
         """
-        model = load_compiled_model(compile_path, device)
-        if any(name not in model.outputs for name in _NEEDED):
-            raise ConfigError(
-                f"'{compile_path}' returns {list(model.outputs)}, and {list(_NEEDED)} are needed: "
-                f"compile with --target {cls.compile_target.name}"
-            )
-        transforms = _transforms(
-            model,
-            model.per_edge_type_cutoff,
-            chemical_species_to_atom_type_map,
-            neighborlist_backend,
-            neighborlist_skin,
-            kwargs,
-        )
         return cls._made(
-            model, model.device, transforms, f"compiled, from '{compile_path}'", kwargs
+            "_compiled",
+            kwargs,
+            compile_path,
+            device,
+            {
+                "species": chemical_species_to_atom_type_map,
+                "backend": neighborlist_backend,
+                "skin": neighborlist_skin,
+            },
         )
 
     @classmethod
@@ -204,26 +230,85 @@ class ModelLoading:
                 "saved models run as they are: allow_tf32 must be False and compile_mode 'eager', "
                 f"got {allow_tf32!r} and {compile_mode!r}; {cls.__name__}('{model_path}') compiles"
             )
-        model = select_model(load_saved_model(model_path, trust_code), model_name)
-        text = model.metadata.get("per_edge_type_cutoff")  # type: ignore[union-attr, operator]
-        transforms = _transforms(
-            model,
-            cutoff_table_from_text(text, len(model.type_names)),  # type: ignore[arg-type]
-            chemical_species_to_atom_type_map,
-            neighborlist_backend,
-            neighborlist_skin,
+        return cls._made(
+            "_eager",
             kwargs,
+            model_path,
+            device,
+            {
+                "species": chemical_species_to_atom_type_map,
+                "backend": neighborlist_backend,
+                "skin": neighborlist_skin,
+                "model_name": model_name,
+                "trust_code": trust_code,
+            },
         )
-        way = f"'{model_path}' runs without compilation (eager), as asked"
-        return cls._made(model, device, transforms, way, kwargs)
 
     @classmethod
     def _made(
-        cls, model: Any, device: Any, transforms: list[Transform], way: str, kwargs: dict[str, Any]
+        cls, method: str, kwargs: dict[str, Any], source: Any, device: Any, settings: dict[str, Any]
     ) -> Self:
-        adapter = cls(model, device, transforms=transforms, **kwargs)  # type: ignore[call-arg]
-        adapter.way = way
+        """Return the adapter of a file; `kwargs` are those of the class."""
+        unit = _require_made_here(kwargs)
+        arguments = {"source": source, "device": device, "length_units_to_A": unit, **settings}
+        loaded = cls._loaded((method, arguments))
+        adapter = cls(loaded.model, loaded.device, transforms=loaded.transforms, **kwargs)  # type: ignore[call-arg]
+        adapter.way, adapter.recipe = loaded.way, loaded.recipe
         return adapter
+
+    @classmethod
+    def _loaded(cls, recipe: Recipe) -> Loaded:
+        """Return the model of a file, opened as a recipe says, which is kept with it."""
+        method, arguments = recipe
+        loaded: Loaded = getattr(cls, method)(**arguments)
+        source = arguments["source"]
+        if not is_reference(source):  # the working directory may be another one by then
+            source = str(Path(source).absolute())
+        loaded.recipe = (method, {**arguments, "source": source})
+        return loaded
+
+    @classmethod
+    def _given(cls, model: Any, device: Any, transforms: Sequence[Transform]) -> Loaded:
+        return Loaded(model, device, transforms, "the model that was given, as it is")
+
+    @classmethod
+    def _compiled(
+        cls,
+        source: Any,
+        device: Any,
+        length_units_to_A: float,
+        species: Any,
+        backend: str,
+        skin: float,
+    ) -> Loaded:
+        model = load_compiled_model(source, device)
+        if any(name not in model.outputs for name in _NEEDED):
+            raise ConfigError(
+                f"'{source}' returns {list(model.outputs)}, and {list(_NEEDED)} are needed: "
+                f"compile with --target {cls.compile_target.name}"
+            )
+        cutoffs = model.per_edge_type_cutoff
+        transforms = cls._transforms(model, cutoffs, species, backend, skin / length_units_to_A)
+        return Loaded(model, model.device, transforms, f"compiled, from '{source}'")
+
+    @classmethod
+    def _eager(
+        cls,
+        source: Any,
+        device: Any,
+        length_units_to_A: float,
+        species: Any,
+        backend: str,
+        skin: float,
+        model_name: str,
+        trust_code: bool | None,
+    ) -> Loaded:
+        model = select_model(load_saved_model(source, trust_code), model_name)
+        text = model.metadata.get("per_edge_type_cutoff")  # type: ignore[union-attr, operator]
+        cutoffs = cutoff_table_from_text(text, len(model.type_names))  # type: ignore[arg-type]
+        transforms = cls._transforms(model, cutoffs, species, backend, skin / length_units_to_A)
+        way = f"'{source}' runs without compilation (eager), as asked"
+        return Loaded(model, device, transforms, way)
 
     @classmethod
     def _opened(
@@ -237,16 +322,14 @@ class ModelLoading:
         neighborlist_skin: float,
         allow_tf32: bool,
         **settings: Any,
-    ) -> tuple[OpenedModel, list[Transform]]:
-        """Return a model opened in the best way there is, and the transforms for it.
+    ) -> Loaded:
+        """Return a model opened in the best way there is.
 
         Raises:
             ConfigError: see `nequip_core.runtime.open_model`, which raises others, too.
         """
-        arguments: dict[str, Any] = {"length_units_to_A": length_units_to_A}
         if transforms:
-            arguments["transforms"] = transforms
-        _require_made_here(arguments)
+            _require_made_here({"transforms": transforms})
         opened = open_model(
             source,
             device,
@@ -255,14 +338,27 @@ class ModelLoading:
             tf32=allow_tf32,
             **settings,
         )
-        return opened, _transforms(
+        made = cls._transforms(
             opened,
             opened.per_edge_type_cutoff,
             chemical_species_to_atom_type_map,
             neighborlist_backend,
-            neighborlist_skin,
-            arguments,
+            neighborlist_skin / length_units_to_A,
         )
+        return Loaded(opened.model, opened.device, made, opened.way)
+
+    @classmethod
+    def _transforms(
+        cls,
+        model: Any,
+        cutoffs: list[list[float]] | None,
+        species: Mapping[str, str] | bool | None,
+        backend: str,
+        skin: float,
+    ) -> list[Transform]:
+        skin = skin if cls.keeps_neighbor_list or skin < 0.0 else 0.0
+        names, r_max = model.type_names, float(model.r_max)
+        return input_transforms(names, r_max, cutoffs, species, backend, skin)
 
 
 def require_positive(name: str, value: float) -> None:
@@ -273,19 +369,6 @@ def require_positive(name: str, value: float) -> None:
     """
     if not (math.isfinite(value) and value > 0.0):
         raise ConfigError(f"{name} must be a positive number, got {value!r}")
-
-
-def _transforms(
-    model: Any,
-    cutoffs: list[list[float]] | None,
-    species: Mapping[str, str] | bool | None,
-    backend: str,
-    skin: float,
-    arguments: dict[str, Any],
-) -> list[Transform]:
-    unit = _require_made_here(arguments)
-    skin = skin / unit  # the model's unit of length
-    return input_transforms(model.type_names, float(model.r_max), cutoffs, species, backend, skin)
 
 
 def _require_made_here(arguments: dict[str, Any]) -> float:
