@@ -154,7 +154,6 @@ def stale(compiled: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
 def test_served_model_is_compiled_and_simulated(
     cache: Path, tmp_path: Path, expected: np.ndarray
 ) -> None:

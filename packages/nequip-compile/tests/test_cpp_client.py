@@ -16,7 +16,6 @@ INCLUDES = ("include", "include/torch/csrc/api/include")
 COMPILER = shutil.which("g++")
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(COMPILER is None, reason="compiles a program with g++"),
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
 ]

@@ -29,7 +29,6 @@ assert not [name for name in sys.modules if "nequip" in name]
 """
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler stack warns about itself
 def test_a_compiled_file_runs_with_torch_alone(tmp_path, monkeypatch):
     pytest.importorskip("nequip_compile", reason="it needs a newer torch than the kernels do")

@@ -290,7 +290,6 @@ def wait_for_steps(process, folder, steps):
     raise AssertionError(f"no {steps} steps in a minute")
 
 
-@pytest.mark.slow
 def test_a_process_killed_at_random_steps_and_resumed_ends_with_the_same_bits(
     config, train, workplace
 ):

@@ -83,7 +83,6 @@ def trained_by_two(small, tmp_path, kind, strategy):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "strategy"), [("plain", "simple"), ("config", "ddp")])
 def test_two_processes_train_the_weights_of_one(small, tmp_path, kind, strategy):
     one = trained_by_one(small, tmp_path, kind)
