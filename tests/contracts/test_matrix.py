@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -178,3 +179,15 @@ def test_pins_of_every_distribution_can_be_proved(monkeypatch: pytest.MonkeyPatc
     assert set(pins.LAYERS) == layers
     for name in sorted(layers):
         assert pins.lower_ends(name)["torch"]
+
+
+def test_a_wheel_says_which_cores_it_runs_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = load(TOOLS / "pins.py", monkeypatch)
+    wheel = tmp_path / "layer-1-py3-none-any.whl"
+    needs = "Name: layer\nRequires-Dist: nequip-core<0.3,>=0.2.1\nRequires-Dist: torch>=2.7\n"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("layer-1.dist-info/METADATA", needs)
+    admitted = {core: pins.admits(wheel, core) for core in ("0.2.0", "0.2.1", "0.3.0")}
+    assert admitted == {"0.2.0": False, "0.2.1": True, "0.3.0": False}
