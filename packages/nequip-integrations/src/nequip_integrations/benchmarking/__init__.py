@@ -1,0 +1,1 @@
+"""Time and memory of a model against the size of a system."""

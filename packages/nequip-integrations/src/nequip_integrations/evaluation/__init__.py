@@ -1,0 +1,1 @@
+"""Predictions of a model for files of structures, and their errors."""

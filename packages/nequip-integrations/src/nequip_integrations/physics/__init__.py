@@ -1,0 +1,1 @@
+"""What a model must obey whatever it was trained on, graded."""
