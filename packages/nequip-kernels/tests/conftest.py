@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nequip_kernels import reference
+from nequip_kernels.reference import Reference
 from nequip_kernels.signature import signature_of
 from nequip_model.irreps import coupling, hidden_layout, layer_irreps
 
@@ -43,24 +43,31 @@ def tensors_for(signature, dtype=torch.float64, nodes=5, edges=23, seed=0):
         name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
         for name, shape in columns.items()
     }
+    # Two factors that the weights could be made of.
+    for name, shape in (("hidden", (edges, 3)), ("matrix", (3, signature.num_weights))):
+        value = torch.randn(shape, generator=generator, dtype=torch.float64)
+        found[name] = value.to(dtype)
     for name in ("centre", "neighbour"):
         found[name] = torch.randint(0, max(1, nodes - 1), (edges,), generator=generator)
     return found
 
 
-NAMES = ("gradient", "features", "harmonics", "weights", "centre", "neighbour")
+EDGES = ("harmonics", "weights", "centre", "neighbour")
+RADIAL_EDGES = ("harmonics", "hidden", "matrix", "centre", "neighbour")
 ARGUMENTS = {
-    "forward": NAMES[1:],
-    "by_features": (NAMES[0], *NAMES[2:]),
-    "by_edges": NAMES,
+    "forward": ("features", *EDGES),
+    "by_features": ("gradient", *EDGES),
+    "by_edges": ("gradient", "features", *EDGES),
+    "radial_forward": ("features", *RADIAL_EDGES),
+    "radial_backward": ("gradient", "features", *RADIAL_EDGES),
 }
 
 
-def results(functions, tensors):
-    """The results of the three functions of a kernel, one after another."""
+def results(functions, tensors, wanted=tuple(ARGUMENTS)):
+    """The results of the functions of a kernel, one after another."""
     found = []
-    for name, names in ARGUMENTS.items():
-        value = getattr(functions, name)(*(tensors[one] for one in names))
+    for name in wanted:
+        value = getattr(functions, name)(*(tensors[one] for one in ARGUMENTS[name]))
         found += value if isinstance(value, tuple) else [value]
     return found
 
@@ -68,11 +75,7 @@ def results(functions, tensors):
 def judged(signature, tensors):
     """What the reference gives, in float64."""
     exact = {k: v.double() if v.is_floating_point() else v for k, v in tensors.items()}
-    found = []
-    for name, names in ARGUMENTS.items():
-        value = getattr(reference, name)(signature, *(exact[one] for one in names))
-        found += value if isinstance(value, tuple) else [value]
-    return found
+    return results(Reference(signature), exact)
 
 
 def largest_error(found, expected):
@@ -83,10 +86,20 @@ def largest_error(found, expected):
     )
 
 
+def high_signature():
+    """A few paths of the degree 4, with channels for a full vector and a rest."""
+    degrees = [0, 2, 4]
+    blocks_out = [(5, l, 1) for l in degrees]
+    paths = [(0, 4, l, 1) for l in degrees]
+    couplings = [coupling(4, 4, l, torch.float64) for l in degrees]
+    return signature_of([(5, 4, 1)], paths, blocks_out, couplings, 4)
+
+
 @pytest.fixture(scope="session")
 def kit():
     """The functions above, for the tests."""
     return SimpleNamespace(
+        high_signature=high_signature,
         judged=judged,
         largest_error=largest_error,
         layer_signature=layer_signature,

@@ -96,7 +96,7 @@ def test_the_library_is_found_inside_only_and_is_gone_afterwards(graph, monkeypa
         (name,) = options["aot_inductor.custom_op_libs"]
         assert Path(folder, f"lib{name}.a").is_file()
         assert rest == "/elsewhere"
-        assert len(options["aot_inductor.custom_ops_to_c_shims"]) == 3
+        assert len(options["aot_inductor.custom_ops_to_c_shims"]) == 5
     assert os.environ["LIBRARY_PATH"] == "/elsewhere"
     assert not Path(folder).exists()
 

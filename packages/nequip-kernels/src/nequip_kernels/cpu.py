@@ -24,7 +24,7 @@ _KERNELS: dict[tuple[str, torch.dtype], CpuKernel | BuildError] = {}
 
 
 class CpuKernel:
-    """The three functions of a signature in one dtype; arguments as in `nequip_kernels.reference`.
+    """The functions of a signature in one dtype; arguments as in `nequip_kernels.reference`.
 
     Args:
         signature: the operation.
@@ -89,12 +89,57 @@ class CpuKernel:
             (harmonics, "num_sh"),
             (weights, "num_weights"),
         )
-        if gradient.shape[0] != features.shape[0]:
-            raise ValueError(
-                f"the gradient has {gradient.shape[0]} nodes, the features have {features.shape[0]}"
-            )
+        _require_same_nodes(gradient, features)
         self._call("by_edges", given, centre, neighbour, results, gradient.shape[0])
         return results[0], results[1]
+
+    def radial_forward(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        hidden: torch.Tensor,
+        matrix: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return `forward` with the weights hidden @ matrix, (E, H) and (H, num_weights)."""
+        result = features.new_empty((features.shape[0], self.signature.num_out))
+        given = self._reals((features, "num_in"), (harmonics, "num_sh"))
+        given += self._radial(hidden, matrix)
+        self._call("radial_forward", given, centre, neighbour, [result], features.shape[0])
+        return result
+
+    def radial_backward(
+        self,
+        gradient: torch.Tensor,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        hidden: torch.Tensor,
+        matrix: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of `radial_forward` by features, harmonics and hidden."""
+        results = [
+            features.new_empty(features.shape),
+            harmonics.new_empty(harmonics.shape),
+            hidden.new_empty(hidden.shape),
+        ]
+        given = self._reals((gradient, "num_out"), (features, "num_in"), (harmonics, "num_sh"))
+        given += self._radial(hidden, matrix)
+        _require_same_nodes(gradient, features)
+        self._call("radial_backward", given, centre, neighbour, results, gradient.shape[0])
+        return results[0], results[1], results[2]
+
+    def _radial(self, hidden: torch.Tensor, matrix: torch.Tensor) -> list[torch.Tensor]:
+        """Return the factors of the weights as the library reads them."""
+        given = self._reals((matrix, "num_weights"))
+        if hidden.dtype != self.dtype or hidden.dim() != 2 or hidden.shape[1] != matrix.shape[0]:
+            raise ValueError(
+                f"expected a tensor of {matrix.shape[0]} columns in {self.dtype}, got "
+                f"{tuple(hidden.shape)} in {hidden.dtype}"
+            )
+        return [hidden.contiguous(), *given]
 
     def _reals(self, *given: tuple[torch.Tensor, str]) -> list[torch.Tensor]:
         """Return tensors as the library reads them, by what gives the number of their columns."""
@@ -116,25 +161,40 @@ class CpuKernel:
         results: Sequence[torch.Tensor],
         nodes: int,
     ) -> None:
-        edges = given[-1].shape[0]
+        radial = name.startswith("radial")
+        harmonics, weights = given[-3:-1] if radial else given[-2:]
+        edges = weights.shape[0]
         index = [one.to(torch.int64).contiguous() for one in (centre, neighbour)]
-        if any(one.shape != (edges,) for one in index) or given[-2].shape[0] != edges:
+        if any(one.shape != (edges,) for one in index) or harmonics.shape[0] != edges:
             raise ValueError(
-                f"weights {tuple(given[-1].shape)}, harmonics {tuple(given[-2].shape)}, centre "
+                f"weights {tuple(weights.shape)}, harmonics {tuple(harmonics.shape)}, centre "
                 f"{tuple(centre.shape)} and neighbour {tuple(neighbour.shape)} must have the same "
                 "number of edges"
             )
-        pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (*given, *index, *results)]
         code = self._functions[name](
             ctypes.c_int64(nodes),
             ctypes.c_int64(edges),
-            *pointers,
+            *_pointers(given),
+            *([ctypes.c_int64(weights.shape[1])] if radial else []),
+            *_pointers(index),
+            *_pointers(results),
             ctypes.c_int(torch.get_num_threads()),
         )
         if code == _BAD_INDEX:
             raise IndexError(f"an edge has a node outside of 0 to {nodes - 1}")
         if code == _NO_MEMORY:
             raise MemoryError(f"no memory for the order of {edges} edges")
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def _require_same_nodes(gradient: torch.Tensor, features: torch.Tensor) -> None:
+    if gradient.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"the gradient has {gradient.shape[0]} nodes, the features have {features.shape[0]}"
+        )
 
 
 def prepare_cpu_kernels(signatures: Sequence[Signature], dtype: torch.dtype) -> None:

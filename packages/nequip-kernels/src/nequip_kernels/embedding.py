@@ -36,6 +36,9 @@ _EDGES = (
     "AtenTensorHandle harmonics, AtenTensorHandle weights, AtenTensorHandle centre, "
     "AtenTensorHandle neighbour, const char* signature"
 )
+_RADIAL_EDGES = _EDGES.replace(
+    "AtenTensorHandle weights", "AtenTensorHandle hidden, AtenTensorHandle matrix"
+)
 _DECLARATIONS = {
     "nequip_convolution": f"AtenTensorHandle features, {_EDGES}, AtenTensorHandle* result",
     "nequip_convolution_by_features": (
@@ -44,6 +47,13 @@ _DECLARATIONS = {
     "nequip_convolution_by_edges": (
         f"AtenTensorHandle gradient, AtenTensorHandle features, {_EDGES}, "
         "AtenTensorHandle* by_harmonics, AtenTensorHandle* by_weights"
+    ),
+    "nequip_radial_convolution": (
+        f"AtenTensorHandle features, {_RADIAL_EDGES}, AtenTensorHandle* result"
+    ),
+    "nequip_radial_convolution_backward": (
+        f"AtenTensorHandle gradient, AtenTensorHandle features, {_RADIAL_EDGES}, "
+        "AtenTensorHandle* by_features, AtenTensorHandle* by_harmonics, AtenTensorHandle* by_hidden"
     ),
 }
 
@@ -136,14 +146,16 @@ def _shim(used: _Used) -> str:
     lines = [header]
     for real in REALS.values():
         chosen = {key: one for (key, dtype), one in used.items() if REALS[dtype] == real}
-        index, rows = "const std::int64_t*, const std::int64_t*", f"const {real}*"
+        nodes, rows = ["const std::int64_t*"] * 2, f"const {real}*"
         for one in chosen.values():
-            for name, inputs, outputs in (
-                (FUNCTIONS[0], 3, 1),
-                (FUNCTIONS[1], 3, 1),
-                (FUNCTIONS[2], 4, 2),
+            for name, inputs, size, outputs in (
+                (FUNCTIONS[0], 3, [], 1),
+                (FUNCTIONS[1], 3, [], 1),
+                (FUNCTIONS[2], 4, [], 2),
+                (FUNCTIONS[3], 4, ["std::int64_t"], 1),
+                (FUNCTIONS[4], 5, ["std::int64_t"], 3),
             ):
-                kinds = [rows] * inputs + [index] + [f"{real}*"] * outputs
+                kinds = [rows] * inputs + size + nodes + [f"{real}*"] * outputs
                 arguments = f"std::int64_t, std::int64_t, {', '.join(kinds)}, int"
                 lines.append(f'extern "C" int {function_name(one, real, name)}({arguments});')
         lines.append("namespace {")

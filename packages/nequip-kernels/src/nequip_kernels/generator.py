@@ -13,7 +13,7 @@ from nequip_kernels.signature import PathTerm, Signature
 
 __all__ = ["FUNCTIONS", "function_name", "source_of"]
 
-FUNCTIONS = ("forward", "by_features", "by_edges")
+FUNCTIONS = ("forward", "by_features", "by_edges", "radial_forward", "radial_backward")
 
 _Expression = tuple[tuple[int, float], ...]
 
@@ -30,7 +30,7 @@ def function_name(signature: Signature, real: str, function: str) -> str:
 
 
 def source_of(signature: Signature, real: str) -> str:
-    """Return the C++ source of a library with the three `FUNCTIONS` for one signature.
+    """Return the C++ source of a library with the `FUNCTIONS` for one signature.
 
     Args:
         signature: the operation.
@@ -106,16 +106,23 @@ def _matrix_product(
     return " + ".join(terms)
 
 
-def _struct(name: str, members: str, body: list[str]) -> list[str]:
-    """Return a body for `for_channels`."""
+def _block(kind: str, number: int, channels: int, given: str, body: list[str]) -> list[str]:
+    """Return the function ``<kind><number>(given)``, whose body runs on vectors of channels.
+
+    It is compiled once, and not into each of the functions that call it.
+    """
+    names = [word.split()[-1].strip("*") for word in given.split(", ")]
     return [
-        f"struct {name} {{",
-        members,
+        f"struct {kind}Body{number} {{",
+        *(f"{member};" for member in given.split(", ")),
         "template <int W> inline void run(int u) const {",
         "typedef Lanes<W> L; typedef typename L::V V;",
         *body,
         "}",
         "};",
+        f"KERNEL_BLOCK void {kind}{number}({given}) {{",
+        f"for_channels<{channels}, kLanes>({kind}Body{number}{{{', '.join(names)}}});",
+        "}",
     ]
 
 
@@ -141,7 +148,8 @@ def _forward_block(
                 term = product if early else f"w0 * ({product})"
                 body.append(f"L::store({at}, L::load({at}) + ({term}));")
         body.append("}")
-    return _struct(f"Forward{number}", "const T *x, *m, *w; T* a;", body)
+    given = "const T* x, const T* m, const T* w, T* a"
+    return _block("forward", number, first.channels, given, body)
 
 
 def _features_block(
@@ -164,7 +172,8 @@ def _features_block(
                 body.append(f"s{i} += {product if early else f'w0 * ({product})'};")
         body.append("}")
     body += [f"L::store({target}, s{i});" for i, target in enumerate(targets)]
-    return _struct(f"Features{number}", "const T *g, *m, *w; T* gx;", body)
+    given = "const T* g, const T* m, const T* w, T* gx"
+    return _block("features", number, first.channels, given, body)
 
 
 def _edges_block(signature: Signature, number: int, places: tuple[int, ...]) -> list[str]:
@@ -194,7 +203,8 @@ def _edges_block(signature: Signature, number: int, places: tuple[int, ...]) -> 
             at = f"gy + {path.start_sh + j} * kLanes"
             body.append(f"L::store({at}, L::load({at}) + w0 * t{j});")
         body.append("}")
-    return _struct(f"Edges{number}", "const T *g, *x, *y, *w; T *gy, *gw;", body)
+    given = "const T* g, const T* x, const T* y, const T* w, T* gy, T* gw"
+    return _block("edges", number, first.channels, given, body)
 
 
 def _pairs(path: PathTerm) -> dict[tuple[int, int], list[tuple[int, float]]]:
@@ -205,92 +215,144 @@ def _pairs(path: PathTerm) -> dict[tuple[int, int], list[tuple[int, float]]]:
     return found
 
 
-_ARGUMENTS = (
-    "const T* y, const T* w, const Index* centre, const Index* neighbour, {results}, int threads"
-)
+def _function(name: str, arguments: str, body: list[str]) -> list[str]:
+    """Return a function that the library offers."""
+    return [
+        f'extern "C" __attribute__((visibility("default"))) int {name}(',
+        f"    Index nodes, Index edges, {arguments}, int threads) {{",
+        *body,
+        "}",
+    ]
 
 
 def _driver(
     name: str, given: str, results: str, by: str, rows: list[str], each: list[str]
 ) -> list[str]:
-    """Return the function of the library that goes through the edges in the order of a node."""
-    arguments = f"{given}, {_ARGUMENTS.format(results=results)}"
-    return [
-        f'extern "C" __attribute__((visibility("default"))) int {name}(',
-        f"    Index nodes, Index edges, {arguments}) {{",
-        f"return run(nodes, edges, centre, neighbour, {by}, threads,",
-        "[=](const Order& order, Index begin, Index end) {",
-        *rows,
-        "[&](Index edge, Index node, int e) {",
-        *each,
-        "}); }); }",
-    ]
+    """Return the function that goes through the edges in the order of a node."""
+    edges = "const T* y, const T* w, const Index* centre, const Index* neighbour"
+    return _function(
+        name,
+        f"{given}, {edges}, {results}",
+        [
+            f"return run(nodes, edges, centre, neighbour, {by}, threads,",
+            "[=](const Order& order, Index begin, Index end, Index) {",
+            *rows,
+            "[&](Index edge, Index node, int e) {",
+            *each,
+            "}, [](Index, int) {}); });",
+        ],
+    )
+
+
+def _radial_driver(
+    name: str, given: str, results: str, by: str, signature: Signature, inside: list[str]
+) -> list[str]:
+    """Return the function that computes the weights of a tile of edges, w = h W, by itself."""
+    edges = "const T* y, const T* h, const T* matrix, Index hidden"
+    nodes = "const Index* centre, const Index* neighbour"
+    return _function(
+        name,
+        f"{given}, {edges}, {nodes}, {results}",
+        [
+            "try {",
+            f"const Radial radial(matrix, hidden, {signature.num_weights}, threads);",
+            f"return run(nodes, edges, centre, neighbour, {by}, threads,",
+            "[&](const Order& order, Index begin, Index end, Index thread) {",
+            "const Radial::Tile of(radial, thread);",
+            *inside,
+            "});",
+            "} catch (const std::bad_alloc&) { return kNoMemory; }",
+        ],
+    )
 
 
 def _drivers(signature: Signature, slots: _Slots, real: str) -> list[str]:
     """Return the functions that a library offers."""
     num_in, num_sh, num_out = signature.num_in, signature.num_sh, signature.num_out
-    row_of_weights = f"w + edge * {signature.num_weights}"
+    num_weights = signature.num_weights
     tile = f"alignas(64) T tile[{num_sh} * kTile];"
-    mixing = [
-        f"alignas(64) T m[{max(1, len(slots))} * kTile];",
-        tile,
-        f"for_edges(order, begin, end, y, {num_sh}, tile, [&] {{ mix(tile, m); }},",
-    ]
-    channels = [signature.paths[places[0]].channels for places in signature.blocks]
+    matrices = f"alignas(64) T m[{max(1, len(slots))} * kTile];"
+    lanes = f"alignas(64) T lanes[{num_sh} * kLanes];"
+    through = f"for_edges(order, begin, end, y, {num_sh}, tile, "
 
-    def calls(kind: str, members: str) -> list[str]:
-        return [
-            f"for_channels<{count}, kLanes>({kind}{number}{{{members}}});"
-            for number, count in enumerate(channels)
-        ]
+    def calls(kind: str, arguments: str) -> list[str]:
+        return [f"{kind}{number}({arguments});" for number in range(len(signature.blocks))]
 
     def zeroed(result: str, columns: int) -> str:
         return (
             f"std::memset({result} + begin * {columns}, 0, sizeof(T) * (end - begin) * {columns});"
         )
 
+    def sums(w: str, a: str) -> list[str]:
+        return calls(
+            "forward", f"x + neighbour[edge] * {num_in}, m + e, {w}, {a} + node * {num_out}"
+        )
+
+    def gradients(w: str, gw: str) -> list[str]:
+        given = f"g + centre[edge] * {num_out}, x + neighbour[edge] * {num_in}"
+        return [
+            "std::memset(lanes, 0, sizeof(lanes));",
+            *calls("edges", f"{given}, tile + e, {w}, lanes, {gw}"),
+            f"for (int j = 0; j < {num_sh}; ++j)",
+            f"gy[edge * {num_sh} + j] = sum_of_lanes(lanes + j * kLanes);",
+        ]
+
+    def features(w: str) -> list[str]:
+        return calls("features", f"g + centre[edge] * {num_out}, m + e, {w}, gx + node * {num_in}")
+
+    row, mix = f"w + edge * {num_weights}", "[&](Index, int) { mix(tile, m); },"
+    weigh = "[&](Index at, int number) { mix(tile, m); of.weigh(h, order, at, number); },"
     forward = _driver(
         function_name(signature, real, "forward"),
         "const T* x",
         "T* a",
         "centre",
-        [zeroed("a", num_out), *mixing],
-        calls(
-            "Forward",
-            f"x + neighbour[edge] * {num_in}, m + e, {row_of_weights}, a + node * {num_out}",
-        ),
+        [zeroed("a", num_out), matrices, tile, through + mix],
+        sums(row, "a"),
     )
     by_features = _driver(
         function_name(signature, real, "by_features"),
         "const T* g",
         "T* gx",
         "neighbour",
-        [zeroed("gx", num_in), *mixing],
-        calls(
-            "Features",
-            f"g + centre[edge] * {num_out}, m + e, {row_of_weights}, gx + node * {num_in}",
-        ),
+        [zeroed("gx", num_in), matrices, tile, through + mix],
+        features(row),
     )
     by_edges = _driver(
         function_name(signature, real, "by_edges"),
         "const T* g, const T* x",
         "T* gy, T* gw",
         "centre",
+        [lanes, tile, through + "[](Index, int) {},"],
+        gradients(row, f"gw + edge * {num_weights}"),
+    )
+    radial_forward = _radial_driver(
+        function_name(signature, real, "radial_forward"),
+        "const T* x",
+        "T* a",
+        "centre",
+        signature,
         [
-            f"alignas(64) T lanes[{num_sh} * kLanes];",
-            tile,
-            f"for_edges(order, begin, end, y, {num_sh}, tile, [] {{}},",
-        ],
-        [
-            "std::memset(lanes, 0, sizeof(lanes));",
-            *calls(
-                "Edges",
-                f"g + node * {num_out}, x + neighbour[edge] * {num_in}, tile + e, "
-                f"{row_of_weights}, lanes, gw + edge * {signature.num_weights}",
-            ),
-            f"for (int j = 0; j < {num_sh}; ++j)",
-            f"gy[edge * {num_sh} + j] = sum_of_lanes(lanes + j * kLanes);",
+            zeroed("a", num_out),
+            *(matrices, tile, through + weigh),
+            "[&](Index edge, Index node, int e) {",
+            *sums("of.row(e)", "a"),
+            "}, [](Index, int) {});",
         ],
     )
-    return [*forward, *by_features, *by_edges]
+    radial_backward = _radial_driver(
+        function_name(signature, real, "radial_backward"),
+        "const T* g, const T* x",
+        "T* gx, T* gy, T* gh",
+        "neighbour",
+        signature,
+        [
+            zeroed("gx", num_in),
+            *(matrices, tile, lanes, through + weigh),
+            "[&](Index edge, Index node, int e) {",
+            *features("of.row(e)"),
+            *gradients("of.row(e)", "of.gradient(e)"),
+            "}, [&](Index at, int number) { of.unweigh(gh, order, at, number); });",
+        ],
+    )
+    return [*forward, *by_features, *by_edges, *radial_forward, *radial_backward]

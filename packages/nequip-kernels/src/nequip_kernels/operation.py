@@ -4,6 +4,11 @@ Three operators, ``nequip_kernels::nequip_convolution``, ``nequip_convolution_by
 ``nequip_convolution_by_edges``, are the partial derivatives of one form that is linear in gradient,
 features, harmonics and weights (see `nequip_kernels.reference`). The derivatives of each are calls
 of the others, so every order of differentiation runs on the same kernels.
+
+``nequip_radial_convolution`` takes the two factors of the weights in place of these, so that no
+tensor has a row of weights for every edge. Its first derivatives are one operator,
+``nequip_radial_convolution_backward``; where they are to be differentiated again, or the second
+factor's is asked for, it is differentiated by the three above.
 """
 
 from __future__ import annotations
@@ -13,9 +18,9 @@ from typing import Any
 
 import torch
 
-from nequip_kernels import reference
 from nequip_kernels.compiler import BuildError
 from nequip_kernels.cpu import REALS, CpuKernel, cpu_kernel
+from nequip_kernels.reference import Reference
 from nequip_kernels.signature import Signature
 
 __all__ = ["Operation", "signature_of_digest"]
@@ -24,11 +29,16 @@ _LOG = logging.getLogger(__name__)
 _SIGNATURES: dict[str, Signature] = {}
 
 _EDGES = "Tensor harmonics, Tensor weights, Tensor centre, Tensor neighbour, str signature"
+_RADIAL_EDGES = _EDGES.replace("Tensor weights", "Tensor hidden, Tensor matrix")
 _SCHEMAS = {
     "nequip_convolution": f"(Tensor features, {_EDGES}) -> Tensor",
     "nequip_convolution_by_features": f"(Tensor gradient, {_EDGES}) -> Tensor",
     "nequip_convolution_by_edges": (
         f"(Tensor gradient, Tensor features, {_EDGES}) -> (Tensor, Tensor)"
+    ),
+    "nequip_radial_convolution": f"(Tensor features, {_RADIAL_EDGES}) -> Tensor",
+    "nequip_radial_convolution_backward": (
+        f"(Tensor gradient, Tensor features, {_RADIAL_EDGES}) -> (Tensor, Tensor, Tensor)"
     ),
 }
 for _name, _schema in _SCHEMAS.items():
@@ -72,28 +82,39 @@ class Operation:
             features, harmonics, weights, centre, neighbour, self.signature.digest
         )
 
+    def of_hidden(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        hidden: torch.Tensor,
+        matrix: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the sums for the weights ``hidden @ matrix``, which are in no tensor.
+
+        Args:
+            features: (N, num_in).
+            harmonics: (E, num_sh).
+            hidden: (E, H).
+            matrix: (H, num_weights).
+            centre: (E,) node that receives.
+            neighbour: (E,) node that sends.
+
+        Raises:
+            IndexError: an edge has a node that there is not.
+            ValueError: a tensor has another shape or dtype.
+        """
+        return torch.ops.nequip_kernels.nequip_radial_convolution(
+            features, harmonics, hidden, matrix, centre, neighbour, self.signature.digest
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a copy, also one in another process, announce its signature."""
         return Operation, (self.signature,)
 
 
-class _Reference:
-    """The functions of `nequip_kernels.reference` for one signature."""
-
-    def __init__(self, signature: Signature) -> None:
-        self.signature = signature
-
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        return reference.forward(self.signature, *tensors)
-
-    def by_features(self, *tensors: torch.Tensor) -> torch.Tensor:
-        return reference.by_features(self.signature, *tensors)
-
-    def by_edges(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return reference.by_edges(self.signature, *tensors)
-
-
-def _functions(tensor: torch.Tensor, digest: str) -> CpuKernel | _Reference:
+def _functions(tensor: torch.Tensor, digest: str) -> CpuKernel | Reference:
     """Return what computes on the device and in the dtype of a tensor."""
     signature = signature_of_digest(digest)
     if tensor.device.type == "cpu" and tensor.dtype in REALS:
@@ -103,7 +124,7 @@ def _functions(tensor: torch.Tensor, digest: str) -> CpuKernel | _Reference:
             if digest not in _SAID:
                 _SAID.add(digest)
                 _LOG.warning("a convolution runs on plain torch, which is slower: %s", error)
-    return _Reference(signature)
+    return Reference(signature)
 
 
 _SAID: set[str] = set()
@@ -124,41 +145,26 @@ def signature_of_digest(digest: str) -> Signature:
     return found
 
 
-def _forward(
-    features: torch.Tensor,
-    harmonics: torch.Tensor,
-    weights: torch.Tensor,
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-    signature: str,
-) -> torch.Tensor:
-    functions = _functions(features, signature)
-    return functions.forward(features, harmonics, weights, centre, neighbour)
+def _forward(features: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return _functions(features, rest[-1]).forward(features, *rest[:-1])
 
 
-def _by_features(
-    gradient: torch.Tensor,
-    harmonics: torch.Tensor,
-    weights: torch.Tensor,
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-    signature: str,
-) -> torch.Tensor:
-    functions = _functions(gradient, signature)
-    return functions.by_features(gradient, harmonics, weights, centre, neighbour)
+def _by_features(gradient: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return _functions(gradient, rest[-1]).by_features(gradient, *rest[:-1])
 
 
-def _by_edges(
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    harmonics: torch.Tensor,
-    weights: torch.Tensor,
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-    signature: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    functions = _functions(gradient, signature)
-    return functions.by_edges(gradient, features, harmonics, weights, centre, neighbour)
+def _by_edges(gradient: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _functions(gradient, rest[-1]).by_edges(gradient, *rest[:-1])
+
+
+def _radial(features: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return _functions(features, rest[-1]).radial_forward(features, *rest[:-1])
+
+
+def _radial_by_all(
+    gradient: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _functions(gradient, rest[-1]).radial_backward(gradient, *rest[:-1])
 
 
 def _shape_of_forward(features: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -177,6 +183,20 @@ def _shapes_by_edges(
     *rest: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return harmonics.new_empty(harmonics.shape), weights.new_empty(weights.shape)
+
+
+def _shapes_of_radial(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    harmonics: torch.Tensor,
+    hidden: torch.Tensor,
+    *rest: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        features.new_empty(features.shape),
+        harmonics.new_empty(harmonics.shape),
+        hidden.new_empty(hidden.shape),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -241,6 +261,29 @@ def _backward_by_edges(
     return by_g, by_x, by_y, by_w, None, None, None
 
 
+def _backward_of_radial(ctx: Any, gradient: torch.Tensor | None) -> tuple[Any, ...]:
+    """Differentiate once by one kernel, or by those whose derivatives there are."""
+    x, y, h, matrix, *edges = ctx.saved_tensors
+    ops, key, needs = torch.ops.nequip_kernels, ctx.signature, ctx.needs_input_grad
+    if gradient is None:
+        return (None,) * 7
+    if not torch.is_grad_enabled() and not needs[3]:
+        found = ops.nequip_radial_convolution_backward(gradient, x, y, h, matrix, *edges, key)
+        by_x, by_y, by_h = (
+            one if need else None for one, need in zip(found, needs[:3], strict=True)
+        )
+        return by_x, by_y, by_h, None, None, None, None
+    w = h @ matrix
+    by_x = by_y = by_h = by_matrix = None
+    if needs[0]:
+        by_x = ops.nequip_convolution_by_features(gradient, y, w, *edges, key)
+    if any(needs[1:4]):
+        by_y, by_w = ops.nequip_convolution_by_edges(gradient, x, y, w, *edges, key)
+        by_h = by_w @ matrix.t() if needs[2] else None
+        by_matrix = h.t() @ by_w if needs[3] else None
+    return by_x, by_y, by_h, by_matrix, None, None, None
+
+
 def _wanted(ctx: Any, node: int, edge: tuple[int, int]) -> tuple[bool, bool]:
     """Return whether the gradient by the tensor of nodes, and by those of edges, is asked for."""
     needs = ctx.needs_input_grad
@@ -251,8 +294,11 @@ _IMPLEMENTATIONS: dict[str, tuple[Any, Any, Any]] = {
     "nequip_convolution": (_forward, _shape_of_forward, _backward_of_forward),
     "nequip_convolution_by_features": (_by_features, _shape_by_features, _backward_by_features),
     "nequip_convolution_by_edges": (_by_edges, _shapes_by_edges, _backward_by_edges),
+    "nequip_radial_convolution": (_radial, _shape_of_forward, _backward_of_radial),
+    "nequip_radial_convolution_backward": (_radial_by_all, _shapes_of_radial, None),
 }
 for _name, (_run, _shape, _backward) in _IMPLEMENTATIONS.items():
     torch.library.impl(f"nequip_kernels::{_name}", "default")(_run)
     torch.library.register_fake(f"nequip_kernels::{_name}")(_shape)
-    torch.library.register_autograd(f"nequip_kernels::{_name}", _backward, setup_context=_save)
+    if _backward is not None:
+        torch.library.register_autograd(f"nequip_kernels::{_name}", _backward, setup_context=_save)

@@ -12,97 +12,109 @@ import torch
 
 from nequip_kernels.signature import PathTerm, Signature
 
-__all__ = ["by_edges", "by_features", "forward"]
+__all__ = ["Reference"]
 
 
-def forward(
-    signature: Signature,
-    features: torch.Tensor,
-    harmonics: torch.Tensor,
-    weights: torch.Tensor,
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-) -> torch.Tensor:
-    """Return A = dT/dg, (N, num_out).
+class Reference:
+    """The functions of a signature on tensors of any device and floating-point dtype.
+
+    The arguments are x (N, num_in), Y (E, num_sh), w (E, num_weights), g (N, num_out), the node c
+    (E,) that receives and the node n (E,) that sends; for the radial functions h (E, H) and
+    W (H, num_weights) in place of w = h W.
 
     Args:
         signature: the operation.
-        features: x, (N, num_in).
-        harmonics: Y, (E, num_sh).
-        weights: w, (E, num_weights).
-        centre: c, (E,) node that receives.
-        neighbour: n, (E,) node that sends.
     """
-    result = features.new_zeros((features.shape[0], signature.num_out))
-    for path, weight, coupling in _terms(signature, weights):
-        x = _inputs(path, features).index_select(0, neighbour)
-        y = harmonics.narrow(1, path.start_sh, path.dim_sh)
-        message = torch.einsum("eiu,ej,ijk,eu->eku", x, y, coupling, weight)
-        result = result.index_add(0, centre, _at_columns(path, message, signature.num_out))
-    return result
 
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
 
-def by_features(
-    signature: Signature,
-    gradient: torch.Tensor,
-    harmonics: torch.Tensor,
-    weights: torch.Tensor,
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-) -> torch.Tensor:
-    """Return dT/dx, (N, num_in).
+    def forward(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        weights: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return A = dT/dg, (N, num_out)."""
+        num_out = self.signature.num_out
+        result = features.new_zeros((features.shape[0], num_out))
+        for path, weight, coupling in _terms(self.signature, weights):
+            x = _inputs(path, features).index_select(0, neighbour)
+            y = harmonics.narrow(1, path.start_sh, path.dim_sh)
+            message = torch.einsum("eiu,ej,ijk,eu->eku", x, y, coupling, weight)
+            result = result.index_add(0, centre, _at_columns(path, message, num_out))
+        return result
 
-    Args:
-        signature: the operation.
-        gradient: g, (N, num_out).
-        harmonics: Y, (E, num_sh).
-        weights: w, (E, num_weights).
-        centre: c, (E,) node that receives.
-        neighbour: n, (E,) node that sends.
-    """
-    result = gradient.new_zeros((gradient.shape[0], signature.num_in))
-    for path, weight, coupling in _terms(signature, weights):
-        g = _outputs(path, gradient).index_select(0, centre)
-        y = harmonics.narrow(1, path.start_sh, path.dim_sh)
-        message = torch.einsum("eku,ej,ijk,eu->eiu", g, y, coupling, weight).flatten(1)
-        right = signature.num_in - path.start_in - message.shape[1]
-        padded = torch.nn.functional.pad(message, (path.start_in, right))
-        result = result.index_add(0, neighbour, padded)
-    return result
+    def by_features(
+        self,
+        gradient: torch.Tensor,
+        harmonics: torch.Tensor,
+        weights: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return dT/dx, (N, num_in)."""
+        num_in = self.signature.num_in
+        result = gradient.new_zeros((gradient.shape[0], num_in))
+        for path, weight, coupling in _terms(self.signature, weights):
+            g = _outputs(path, gradient).index_select(0, centre)
+            y = harmonics.narrow(1, path.start_sh, path.dim_sh)
+            message = torch.einsum("eku,ej,ijk,eu->eiu", g, y, coupling, weight).flatten(1)
+            right = num_in - path.start_in - message.shape[1]
+            padded = torch.nn.functional.pad(message, (path.start_in, right))
+            result = result.index_add(0, neighbour, padded)
+        return result
 
+    def by_edges(
+        self,
+        gradient: torch.Tensor,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        weights: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return dT/dY, (E, num_sh), and dT/dw, (E, num_weights)."""
+        by_harmonics = torch.zeros_like(harmonics)
+        by_weights = []
+        for path, weight, coupling in _terms(self.signature, weights):
+            x = _inputs(path, features).index_select(0, neighbour)
+            g = _outputs(path, gradient).index_select(0, centre)
+            product = torch.einsum("eiu,eku,ijk->eju", x, g, coupling)
+            y = harmonics.narrow(1, path.start_sh, path.dim_sh)
+            by_weights.append(torch.einsum("eju,ej->eu", product, y))
+            right = self.signature.num_sh - path.start_sh - path.dim_sh
+            part = torch.einsum("eju,eu->ej", product, weight)
+            by_harmonics = by_harmonics + torch.nn.functional.pad(part, (path.start_sh, right))
+        return by_harmonics, torch.cat(by_weights, dim=1)
 
-def by_edges(
-    signature: Signature,
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    harmonics: torch.Tensor,
-    weights: torch.Tensor,
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return dT/dY, (E, num_sh), and dT/dw, (E, num_weights).
+    def radial_forward(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        hidden: torch.Tensor,
+        matrix: torch.Tensor,
+        *edges: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return `forward` with the weights hidden @ matrix."""
+        return self.forward(features, harmonics, hidden @ matrix, *edges)
 
-    Args:
-        signature: the operation.
-        gradient: g, (N, num_out).
-        features: x, (N, num_in).
-        harmonics: Y, (E, num_sh).
-        weights: w, (E, num_weights).
-        centre: c, (E,) node that receives.
-        neighbour: n, (E,) node that sends.
-    """
-    by_harmonics = torch.zeros_like(harmonics)
-    by_weights = []
-    for path, weight, coupling in _terms(signature, weights):
-        x = _inputs(path, features).index_select(0, neighbour)
-        g = _outputs(path, gradient).index_select(0, centre)
-        product = torch.einsum("eiu,eku,ijk->eju", x, g, coupling)
-        y = harmonics.narrow(1, path.start_sh, path.dim_sh)
-        by_weights.append(torch.einsum("eju,ej->eu", product, y))
-        right = signature.num_sh - path.start_sh - path.dim_sh
-        part = torch.einsum("eju,eu->ej", product, weight)
-        by_harmonics = by_harmonics + torch.nn.functional.pad(part, (path.start_sh, right))
-    return by_harmonics, torch.cat(by_weights, dim=1)
+    def radial_backward(
+        self,
+        gradient: torch.Tensor,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        hidden: torch.Tensor,
+        matrix: torch.Tensor,
+        *edges: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of `radial_forward` by features, harmonics and hidden."""
+        weights = hidden @ matrix
+        by_features = self.by_features(gradient, harmonics, weights, *edges)
+        by_y, by_w = self.by_edges(gradient, features, harmonics, weights, *edges)
+        return by_features, by_y, by_w @ matrix.t()
 
 
 def _terms(

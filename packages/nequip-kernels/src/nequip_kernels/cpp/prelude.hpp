@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <vector>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+
+// The code of an input block: compiled once and called, not copied into each function that needs it.
+#define KERNEL_BLOCK __attribute__((noinline))
 
 namespace {
 
@@ -78,8 +82,8 @@ inline void sort_edges(const Index* nodes, Index edges, Index count, Order& orde
   for (Index e = 0; e < edges; ++e) order.edges[next[nodes[e]]++] = e;
 }
 
-// Calls body(first node, last node + 1) on each thread, with about the same number of edges. A node
-// is one thread's, so that sums do not depend on their number.
+// Calls body(first node, last node + 1, thread) on each thread, with about the same number of edges.
+// A node is one thread's, so that sums do not depend on their number.
 template <class Body>
 inline void for_nodes(const Order& order, Index edges, Index count, int threads, const Body& body) {
 #ifdef _OPENMP
@@ -92,12 +96,12 @@ inline void for_nodes(const Order& order, Index edges, Index count, int threads,
         const auto begin = order.first.begin();
         return static_cast<Index>(std::lower_bound(begin, begin + count, edges * part / n) - begin);
       };
-      body(bound(t), bound(t + 1));
+      body(bound(t), bound(t + 1), t);
     }
     return;
   }
 #endif
-  body(Index(0), count);
+  body(Index(0), count, Index(0));
 }
 
 // The harmonics of up to kTile edges, one column an edge; columns beyond the last edge are zero.
@@ -117,24 +121,144 @@ inline T sum_of_lanes(const T* lanes) {
 }
 
 // Calls each(edge, node, place in the tile) for the edges of nodes begin to end - 1, in their order,
-// after mix() once a tile.
-template <class Mix, class Each>
+// once a tile before(first place, edges) that, and after(first place, edges) it.
+template <class Before, class Each, class After>
 inline void for_edges(const Order& order, Index begin, Index end, const T* harmonics, int columns,
-                      T* tile, const Mix& mix, const Each& each) {
+                      T* tile, const Before& before, const Each& each, const After& after) {
   Index node = begin;
   const Index last = order.first[end];
   for (Index at = order.first[begin]; at < last; at += kTile) {
     const int number = static_cast<int>(std::min<Index>(kTile, last - at));
     load_tile(harmonics, columns, order, at, number, tile);
-    mix();
+    before(at, number);
     for (int e = 0; e < number; ++e) {
       while (order.first[node + 1] <= at + e) ++node;
       each(order[at + e], node, e);
     }
+    after(at, number);
   }
 }
 
-// Calls rows(order, first node, last node + 1) on threads; returns 0, or why nothing was done.
+// Rows and vectors of a matrix product that are in registers at once.
+constexpr int kRows = kBytes == 64 ? 8 : 4;
+constexpr int kVectors = 2;
+
+// c[r][n] = sum_k a[r][k] b[k][n] for kRows rows and N vectors of columns.
+template <int N>
+inline void product_block(const T* const* a, Index inner, const T* b, Index columns, T* c) {
+  typedef Lanes<kLanes> L;
+  typename L::V sums[kRows][N];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) sums[r][n] = typename L::V{};
+  }
+  for (Index k = 0; k < inner; ++k) {
+    typename L::V row[N];
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) row[n] = L::load(b + k * columns + n * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) sums[r][n] += a[r][k] * row[n];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) L::store(c + r * columns + n * kLanes, sums[r][n]);
+  }
+}
+
+// c = a b for kTile rows; the number of columns is a multiple of kLanes.
+KERNEL_BLOCK void product(const T* const* a, Index inner, const T* b, Index columns, T* c) {
+  Index n = 0;
+  for (; n + kVectors * kLanes <= columns; n += kVectors * kLanes)
+    for (int r = 0; r < kTile; r += kRows)
+      product_block<kVectors>(a + r, inner, b + n, columns, c + r * columns + n);
+  for (; n < columns; n += kLanes)
+    for (int r = 0; r < kTile; r += kRows)
+      product_block<1>(a + r, inner, b + n, columns, c + r * columns + n);
+}
+
+inline Index padded(Index columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
+
+// Numbers that begin at a cache line and are not set.
+class Buffer {
+ public:
+  explicit Buffer(Index numbers) : memory_(new T[numbers + kLine]) {
+    const auto place = reinterpret_cast<std::uintptr_t>(memory_.get());
+    data_ = reinterpret_cast<T*>((place + 63) / 64 * 64);
+  }
+  T* data() const { return data_; }
+
+ private:
+  static constexpr Index kLine = 64 / sizeof(T);
+  std::unique_ptr<T[]> memory_;
+  T* data_;
+};
+
+// The last product of the radial network, weights = hidden x matrix, for a tile of edges at a time:
+// the weights of all edges are nowhere in memory.
+struct Radial {
+  Index hidden, weights, hidden_padded, weights_padded;
+  Buffer matrix, transposed;  // rows padded to full vectors
+  Buffer scratch;             // a tile of weights, of their gradients and of those of hidden
+  Index scratch_of_thread;
+
+  Radial(const T* given, Index rows, Index columns, int threads)
+      : hidden(rows), weights(columns), hidden_padded(padded(rows)),
+        weights_padded(padded(columns)), matrix(rows * padded(columns)),
+        transposed(columns * padded(rows)),
+        scratch(std::max(threads, 1) * kTile * (2 * padded(columns) + padded(rows))),
+        scratch_of_thread(kTile * (2 * padded(columns) + padded(rows))) {
+    for (Index k = 0; k < rows; ++k) {
+      T* to = matrix.data() + k * weights_padded;
+      std::memcpy(to, given + k * columns, sizeof(T) * columns);
+      std::fill(to + columns, to + weights_padded, T(0));
+    }
+    for (Index n = 0; n < columns; ++n) {
+      T* to = transposed.data() + n * hidden_padded;
+      for (Index k = 0; k < rows; ++k) to[k] = given[k * columns + n];
+      std::fill(to + rows, to + hidden_padded, T(0));
+    }
+  }
+
+  // What one thread computes with.
+  struct Tile {
+    const Radial& radial;
+    T *weights, *gradients, *sums;
+
+    Tile(const Radial& all, Index thread) : radial(all) {
+      weights = all.scratch.data() + thread * all.scratch_of_thread;
+      gradients = weights + kTile * all.weights_padded;
+      sums = gradients + kTile * all.weights_padded;
+    }
+    T* row(int e) const { return weights + e * radial.weights_padded; }
+    T* gradient(int e) const { return gradients + e * radial.weights_padded; }
+
+    // row(e) = h[e] x matrix. Places beyond the last edge repeat it.
+    void weigh(const T* h, const Order& order, Index at, int number) const {
+      const T* rows[kTile];
+      for (int e = 0; e < kTile; ++e)
+        rows[e] = h + order[at + std::min(e, number - 1)] * radial.hidden;
+      product(rows, radial.hidden, radial.matrix.data(), radial.weights_padded, weights);
+    }
+
+    // gh[e] = gradient(e) x transposed matrix.
+    void unweigh(T* gh, const Order& order, Index at, int number) const {
+      const T* rows[kTile];
+      for (int e = 0; e < kTile; ++e) rows[e] = gradient(std::min(e, number - 1));
+      product(rows, radial.weights, radial.transposed.data(), radial.hidden_padded, sums);
+      for (int e = 0; e < number; ++e)
+        std::memcpy(gh + order[at + e] * radial.hidden, sums + e * radial.hidden_padded,
+                    sizeof(T) * radial.hidden);
+    }
+  };
+};
+
+// Calls rows(order, first node, last node + 1, thread) on threads; returns 0, or why nothing was
+// done.
 template <class Rows>
 inline int run(Index nodes, Index edges, const Index* centre, const Index* neighbour,
                const Index* sorted_by, int threads, const Rows& rows) {
@@ -143,7 +267,7 @@ inline int run(Index nodes, Index edges, const Index* centre, const Index* neigh
     Order order;
     sort_edges(sorted_by, edges, nodes, order);
     for_nodes(order, edges, nodes, threads,
-              [&](Index begin, Index end) { rows(order, begin, end); });
+              [&](Index begin, Index end, Index thread) { rows(order, begin, end, thread); });
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }

@@ -71,6 +71,11 @@ template <class T> struct Kernel {
                      const std::int64_t*, T*, int);
   int (*by_edges)(std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,
                   const std::int64_t*, const std::int64_t*, T*, T*, int);
+  int (*radial_forward)(std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,
+                        std::int64_t, const std::int64_t*, const std::int64_t*, T*, int);
+  int (*radial_backward)(std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,
+                         const T*, std::int64_t, const std::int64_t*, const std::int64_t*, T*, T*,
+                         T*, int);
 };
 
 // The kernel of a signature, null if this file has none; the second argument tells the type.
@@ -133,6 +138,68 @@ AOTITorchError of_edges(AtenTensorHandle gradient, AtenTensorHandle features, At
   return code;
 }
 
+// The edges of the radial functions: two factors in place of the weights.
+template <class T> struct RadialEdges {
+  const Kernel<T>* kernel = nullptr;
+  Rows<T> harmonics, hidden, matrix;
+  Rows<std::int64_t> centre, neighbour;
+
+  bool read(AtenTensorHandle y, AtenTensorHandle h, AtenTensorHandle m, AtenTensorHandle c,
+            AtenTensorHandle n, const char* signature) {
+    kernel = find(signature, T());
+    return kernel && harmonics.read(y, true) && hidden.read(h, true) && matrix.read(m, true) &&
+           centre.read(c, false) && neighbour.read(n, false) &&
+           harmonics.columns == kernel->num_sh && matrix.columns == kernel->num_weights &&
+           matrix.rows == hidden.columns && harmonics.rows == hidden.rows &&
+           centre.rows == hidden.rows && neighbour.rows == hidden.rows;
+  }
+};
+
+template <class T>
+AOTITorchError radial(AtenTensorHandle features, AtenTensorHandle y, AtenTensorHandle h,
+                      AtenTensorHandle m, AtenTensorHandle c, AtenTensorHandle n,
+                      const char* signature, AtenTensorHandle* result) {
+  RadialEdges<T> edges;
+  Rows<T> x;
+  if (!edges.read(y, h, m, c, n, signature) || !x.read(features, true)) return 1;
+  const Kernel<T>& kernel = *edges.kernel;
+  if (x.columns != kernel.num_in) return 1;
+  T* out = made<T>(x.rows, kernel.num_out, result);
+  if (!out) return 1;
+  return kernel.radial_forward(x.rows, edges.hidden.rows, x.data, edges.harmonics.data,
+                               edges.hidden.data, edges.matrix.data, edges.hidden.columns,
+                               edges.centre.data, edges.neighbour.data, out, threads());
+}
+
+template <class T>
+AOTITorchError radial_backward(AtenTensorHandle gradient, AtenTensorHandle features,
+                               AtenTensorHandle y, AtenTensorHandle h, AtenTensorHandle m,
+                               AtenTensorHandle c, AtenTensorHandle n, const char* signature,
+                               AtenTensorHandle* by_x, AtenTensorHandle* by_y,
+                               AtenTensorHandle* by_h) {
+  RadialEdges<T> edges;
+  Rows<T> g, x;
+  if (!edges.read(y, h, m, c, n, signature) || !g.read(gradient, true) || !x.read(features, true))
+    return 1;
+  const Kernel<T>& kernel = *edges.kernel;
+  if (g.columns != kernel.num_out || x.columns != kernel.num_in || g.rows != x.rows) return 1;
+  const std::int64_t rows = edges.hidden.rows, columns = edges.hidden.columns;
+  // Results that nobody asks for are made and let go.
+  AtenTensorHandle unwanted[3] = {nullptr, nullptr, nullptr};
+  T* gx = made<T>(x.rows, kernel.num_in, by_x ? by_x : unwanted);
+  T* gy = made<T>(rows, kernel.num_sh, by_y ? by_y : unwanted + 1);
+  T* gh = made<T>(rows, columns, by_h ? by_h : unwanted + 2);
+  const AOTITorchError code =
+      gx && gy && gh
+          ? kernel.radial_backward(x.rows, rows, g.data, x.data, edges.harmonics.data,
+                                   edges.hidden.data, edges.matrix.data, columns,
+                                   edges.centre.data, edges.neighbour.data, gx, gy, gh, threads())
+          : 1;
+  for (AtenTensorHandle one : unwanted)
+    if (one) aoti_torch_delete_tensor_object(one);
+  return code;
+}
+
 }  // namespace
 
 extern "C" {
@@ -157,6 +224,21 @@ AOTITorchError aoti_torch_cpu_nequip_convolution_by_edges(
     AtenTensorHandle* by_w) {
   const auto call = is_double(gradient) ? of_edges<double> : of_edges<float>;
   return call(gradient, features, y, w, c, n, signature, by_y, by_w);
+}
+
+AOTITorchError aoti_torch_cpu_nequip_radial_convolution(
+    AtenTensorHandle features, AtenTensorHandle y, AtenTensorHandle h, AtenTensorHandle m,
+    AtenTensorHandle c, AtenTensorHandle n, const char* signature, AtenTensorHandle* result) {
+  const auto call = is_double(features) ? radial<double> : radial<float>;
+  return call(features, y, h, m, c, n, signature, result);
+}
+
+AOTITorchError aoti_torch_cpu_nequip_radial_convolution_backward(
+    AtenTensorHandle gradient, AtenTensorHandle features, AtenTensorHandle y, AtenTensorHandle h,
+    AtenTensorHandle m, AtenTensorHandle c, AtenTensorHandle n, const char* signature,
+    AtenTensorHandle* by_x, AtenTensorHandle* by_y, AtenTensorHandle* by_h) {
+  const auto call = is_double(gradient) ? radial_backward<double> : radial_backward<float>;
+  return call(gradient, features, y, h, m, c, n, signature, by_x, by_y, by_h);
 }
 
 }  // extern "C"

@@ -151,6 +151,32 @@ class Convolution(torch.nn.Module):
             sums.append(zeros.index_add(0, centre, message))
         return torch.cat(sums, dim=1).index_select(1, self.order)
 
+    def of_hidden(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        hidden: torch.Tensor,
+        matrix: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the sums for the weights ``hidden @ matrix``, without these where kernels can.
+
+        In training mode the weights are made: a step of training needs them several times.
+
+        Args:
+            features: (N, layout_in.dim).
+            harmonics: (E, L).
+            hidden: (E, H).
+            matrix: (H, weight_numel).
+            centre: (E,) atom that receives.
+            neighbour: (E,) atom that sends.
+        """
+        fused = None if self.training else getattr(self.kernel, "of_hidden", None)
+        if fused is None:
+            return self(features, harmonics, hidden @ matrix, centre, neighbour)
+        return fused(features, harmonics, hidden, matrix, centre, neighbour)
+
     @model_modifier(persistent=False)
     @classmethod
     def enable_CuEquivariance(cls, model: torch.nn.Module) -> torch.nn.Module:  # noqa: N802

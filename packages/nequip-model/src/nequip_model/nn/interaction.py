@@ -13,11 +13,15 @@ from nequip_core.fields import (
     EDGE_INDEX_KEY,
     NODE_ATTRS_KEY,
     NODE_FEATURES_KEY,
+    NORM_LENGTH_KEY,
 )
 from nequip_model.nn.convolution import Convolution
 from nequip_model.nn.layout import Layout
 from nequip_model.nn.linear import EquivariantLinear, SelfConnection
 from nequip_model.nn.mlp import ScalarMLP
+from nequip_model.nn.modifier import model_modifier
+from nequip_model.nn.radial import BesselBasis
+from nequip_model.nn.radial_table import radial_table
 
 __all__ = ["InteractionLayer"]
 
@@ -72,10 +76,17 @@ class InteractionLayer(torch.nn.Module):
         norm = self.neighbor_norm
         if norm.shape[0] > 1:
             norm = norm.index_select(0, data[ATOM_TYPE_KEY])
-        mixed = self.convolution(
+        # Not an attribute of the class: that would hide the submodule.
+        table = getattr(self, "radial_table", None)
+        if table is None:
+            hidden, matrix = self.radial.factors(data[EDGE_EMBEDDING_KEY])
+        else:
+            hidden, matrix = table.factors(data[NORM_LENGTH_KEY])
+        mixed = self.convolution.of_hidden(
             self.linear_in(features) * norm,
             data[EDGE_ATTRS_KEY],
-            self.radial(data[EDGE_EMBEDDING_KEY]),
+            hidden,
+            matrix,
             data[EDGE_INDEX_KEY][0],
             data[EDGE_INDEX_KEY][1],
         )
@@ -85,3 +96,30 @@ class InteractionLayer(torch.nn.Module):
         output = self.gate(mixed)
         data[NODE_FEATURES_KEY] = features + output if self.residual else output
         return data
+
+    @model_modifier(persistent=False)
+    @classmethod
+    def enable_RadialTable(  # noqa: N802
+        cls, model: torch.nn.Module, max_error: float = 1e-6
+    ) -> torch.nn.Module:
+        """Take the radial networks' outputs from tables in the distance; for inference.
+
+        Forces and stress are exactly the derivatives of the energy so computed.
+
+        Args:
+            model: the model, changed in place.
+            max_error: bound on the error of the networks' outputs over their largest magnitude, and
+                on that of their slopes; it is verified here.
+
+        Raises:
+            ValueError: the bound cannot be kept, or the model has not one radial basis.
+        """
+        bases = [module for module in model.modules() if isinstance(module, BesselBasis)]
+        if len(bases) != 1:
+            raise ValueError(f"the model must have one radial basis, it has {len(bases)}")
+        for layer in model.modules():
+            if isinstance(layer, cls):
+                table = radial_table(layer.radial, bases[0], max_error)
+                layer.radial_table = table.train(layer.training)
+        bases[0].tabulated = True
+        return model

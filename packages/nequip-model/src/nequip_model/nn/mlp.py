@@ -41,9 +41,17 @@ class ScalarMLP(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the output features."""
+        hidden, matrix = self.factors(features)
+        return hidden @ matrix
+
+    def factors(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the last matrix is multiplied with, (..., fan_in), and that matrix."""
         last = len(self.scales) - 1
         for layer, (weight, scale) in enumerate(zip(self.weights, self.scales, strict=True)):
-            features = features @ (weight * scale)
-            if self.nonlinearity is not None and layer < last:
+            matrix = weight * scale
+            if layer == last:
+                break
+            features = features @ matrix
+            if self.nonlinearity is not None:
                 features = activation(self.nonlinearity)(features)
-        return features
+        return features, matrix
