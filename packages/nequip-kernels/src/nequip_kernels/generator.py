@@ -294,7 +294,7 @@ def _drivers(signature: Signature, slots: _Slots, real: str) -> list[str]:
             "std::memset(lanes, 0, sizeof(lanes));",
             *calls("edges", f"{given}, tile + e, {w}, lanes, {gw}"),
             f"for (int j = 0; j < {num_sh}; ++j)",
-            f"gy[edge * {num_sh} + j] = sum_of_lanes(lanes + j * kLanes);",
+            f"gy[edge * {num_sh} + j] = sum_of_lanes<kLanes>(lanes + j * kLanes);",
         ]
 
     def features(w: str) -> list[str]:

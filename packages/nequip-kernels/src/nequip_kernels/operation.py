@@ -267,7 +267,8 @@ def _backward_of_radial(ctx: Any, gradient: torch.Tensor | None) -> tuple[Any, .
     ops, key, needs = torch.ops.nequip_kernels, ctx.signature, ctx.needs_input_grad
     if gradient is None:
         return (None,) * 7
-    if not torch.is_grad_enabled() and not needs[3]:
+    by_matrix_too = _asked_for(ctx, _MATRIX)
+    if not torch.is_grad_enabled() and not by_matrix_too:
         found = ops.nequip_radial_convolution_backward(gradient, x, y, h, matrix, *edges, key)
         by_x, by_y, by_h = (
             one if need else None for one, need in zip(found, needs[:3], strict=True)
@@ -277,11 +278,29 @@ def _backward_of_radial(ctx: Any, gradient: torch.Tensor | None) -> tuple[Any, .
     by_x = by_y = by_h = by_matrix = None
     if needs[0]:
         by_x = ops.nequip_convolution_by_features(gradient, y, w, *edges, key)
-    if any(needs[1:4]):
+    if needs[1] or needs[2] or by_matrix_too:
         by_y, by_w = ops.nequip_convolution_by_edges(gradient, x, y, w, *edges, key)
         by_h = by_w @ matrix.t() if needs[2] else None
-        by_matrix = h.t() @ by_w if needs[3] else None
+        by_matrix = h.t() @ by_w if by_matrix_too else None
     return by_x, by_y, by_h, by_matrix, None, None, None
+
+
+# Place of the matrix among the arguments of nequip_radial_convolution.
+_MATRIX = 3
+
+
+def _asked_for(ctx: Any, place: int) -> bool:
+    """Return whether this backward pass goes on from a tensor, which is among the first arguments.
+
+    Weights of a model require a gradient always; who asks for forces does not ask for theirs.
+    """
+    if not ctx.needs_input_grad[place]:
+        return False
+    try:
+        return bool(torch._C._will_engine_execute_node(ctx.next_functions[place][0]))
+    except (AttributeError, RuntimeError):
+        # RuntimeError: it is a leaf, and its gradient is what is asked for.
+        return True
 
 
 def _wanted(ctx: Any, node: int, edge: tuple[int, int]) -> tuple[bool, bool]:

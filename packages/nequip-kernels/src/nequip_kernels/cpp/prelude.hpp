@@ -114,10 +114,16 @@ inline void load_tile(const T* harmonics, int columns, const Order& order, Index
   }
 }
 
-inline T sum_of_lanes(const T* lanes) {
-  T sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
-  return sum;
+// Halves are added to each other: sums of other harmonics run meanwhile.
+template <int W> inline T sum_of_lanes(const T* lanes) {
+  if constexpr (W == 1) {
+    return *lanes;
+  } else {
+    typedef Lanes<W / 2> L;
+    alignas(64) T half[W / 2];
+    L::store(half, L::load(lanes) + L::load(lanes + W / 2));
+    return sum_of_lanes<W / 2>(half);
+  }
 }
 
 // Calls each(edge, node, place in the tile) for the edges of nodes begin to end - 1, in their order,
