@@ -131,6 +131,54 @@ class CpuKernel:
         self._call("radial_backward", given, centre, neighbour, results, gradient.shape[0])
         return results[0], results[1], results[2]
 
+    def table_forward(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        places: torch.Tensor,
+        rows: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return `forward` with the weights of `nequip_kernels.reference.table_weights`."""
+        result = features.new_empty((features.shape[0], self.signature.num_out))
+        given = self._reals((features, "num_in"), (harmonics, "num_sh"))
+        given += self._table(places, rows)
+        self._call("table_forward", given, centre, neighbour, [result], features.shape[0])
+        return result
+
+    def table_backward(
+        self,
+        gradient: torch.Tensor,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        places: torch.Tensor,
+        rows: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of `table_forward` by features, harmonics and places."""
+        results = [
+            features.new_empty(features.shape),
+            harmonics.new_empty(harmonics.shape),
+            places.new_empty(places.shape),
+        ]
+        given = self._reals((gradient, "num_out"), (features, "num_in"), (harmonics, "num_sh"))
+        given += self._table(places, rows)
+        _require_same_nodes(gradient, features)
+        self._call("table_backward", given, centre, neighbour, results, gradient.shape[0])
+        return results[0], results[1], results[2]
+
+    def _table(self, places: torch.Tensor, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Return places and the table's rows as the library reads them."""
+        given = self._reals((rows, "num_weights"))
+        if places.dtype != torch.float64 or places.dim() != 1 or len(rows) < 6 or len(rows) % 3:
+            raise ValueError(
+                "expected places (E,) in torch.float64 and three rows for each of two ends or more, "
+                f"got {tuple(places.shape)} in {places.dtype} and {tuple(rows.shape)}"
+            )
+        return [places.contiguous(), *given]
+
     def _radial(self, hidden: torch.Tensor, matrix: torch.Tensor) -> list[torch.Tensor]:
         """Return the factors of the weights as the library reads them."""
         given = self._reals((matrix, "num_weights"))
@@ -161,8 +209,11 @@ class CpuKernel:
         results: Sequence[torch.Tensor],
         nodes: int,
     ) -> None:
-        radial = name.startswith("radial")
-        harmonics, weights = given[-3:-1] if radial else given[-2:]
+        kind = name.split("_")[0]
+        inside = kind in ("radial", "table")
+        harmonics, weights = given[-3:-1] if inside else given[-2:]
+        # How many hidden columns, or intervals, there are.
+        number = given[-1].shape[0] if kind == "radial" else given[-1].shape[0] // 3 - 1
         edges = weights.shape[0]
         index = [one.to(torch.int64).contiguous() for one in (centre, neighbour)]
         if any(one.shape != (edges,) for one in index) or harmonics.shape[0] != edges:
@@ -175,7 +226,7 @@ class CpuKernel:
             ctypes.c_int64(nodes),
             ctypes.c_int64(edges),
             *_pointers(given),
-            *([ctypes.c_int64(weights.shape[1])] if radial else []),
+            *([ctypes.c_int64(number)] if inside else []),
             *_pointers(index),
             *_pointers(results),
             ctypes.c_int(torch.get_num_threads()),

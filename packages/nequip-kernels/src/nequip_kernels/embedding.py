@@ -39,6 +39,9 @@ _EDGES = (
 _RADIAL_EDGES = _EDGES.replace(
     "AtenTensorHandle weights", "AtenTensorHandle hidden, AtenTensorHandle matrix"
 )
+_TABLE_EDGES = _EDGES.replace(
+    "AtenTensorHandle weights", "AtenTensorHandle places, AtenTensorHandle rows"
+)
 _DECLARATIONS = {
     "nequip_convolution": f"AtenTensorHandle features, {_EDGES}, AtenTensorHandle* result",
     "nequip_convolution_by_features": (
@@ -54,6 +57,13 @@ _DECLARATIONS = {
     "nequip_radial_convolution_backward": (
         f"AtenTensorHandle gradient, AtenTensorHandle features, {_RADIAL_EDGES}, "
         "AtenTensorHandle* by_features, AtenTensorHandle* by_harmonics, AtenTensorHandle* by_hidden"
+    ),
+    "nequip_table_convolution": (
+        f"AtenTensorHandle features, {_TABLE_EDGES}, AtenTensorHandle* result"
+    ),
+    "nequip_table_convolution_backward": (
+        f"AtenTensorHandle gradient, AtenTensorHandle features, {_TABLE_EDGES}, "
+        "AtenTensorHandle* by_features, AtenTensorHandle* by_harmonics, AtenTensorHandle* by_places"
     ),
 }
 
@@ -146,18 +156,11 @@ def _shim(used: _Used) -> str:
     lines = [header]
     for real in REALS.values():
         chosen = {key: one for (key, dtype), one in used.items() if REALS[dtype] == real}
-        nodes, rows = ["const std::int64_t*"] * 2, f"const {real}*"
         for one in chosen.values():
-            for name, inputs, size, outputs in (
-                (FUNCTIONS[0], 3, [], 1),
-                (FUNCTIONS[1], 3, [], 1),
-                (FUNCTIONS[2], 4, [], 2),
-                (FUNCTIONS[3], 4, ["std::int64_t"], 1),
-                (FUNCTIONS[4], 5, ["std::int64_t"], 3),
-            ):
-                kinds = [rows] * inputs + size + nodes + [f"{real}*"] * outputs
-                arguments = f"std::int64_t, std::int64_t, {', '.join(kinds)}, int"
-                lines.append(f'extern "C" int {function_name(one, real, name)}({arguments});')
+            for name, (inputs, outputs) in _arguments(real).items():
+                given = ["std::int64_t"] * 2 + inputs + ["const std::int64_t*"] * 2 + outputs
+                declared = f"int {function_name(one, real, name)}({', '.join(given)}, int)"
+                lines.append(f'extern "C" {declared};')
         lines.append("namespace {")
         lines.append(f"const Kernel<{real}>* find(const char* signature, {real}) {{")
         for key, one in chosen.items():
@@ -169,3 +172,18 @@ def _shim(used: _Used) -> str:
             lines.append("if (!std::strcmp(signature, kernel.signature)) return &kernel; }")
         lines += ["return nullptr;", "}", "}  // namespace"]
     return "\n".join(lines) + "\n"
+
+
+def _arguments(real: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Return for each function its arguments before and after the nodes of the edges."""
+    rows, made, count = f"const {real}*", f"{real}*", "std::int64_t"
+    kinds = [
+        ([rows] * 3, [made]),
+        ([rows] * 3, [made]),
+        ([rows] * 4, [made] * 2),
+        ([*[rows] * 4, count], [made]),
+        ([*[rows] * 5, count], [made] * 3),
+        ([rows, rows, "const double*", rows, count], [made]),
+        ([rows, rows, rows, "const double*", rows, count], [made, made, "double*"]),
+    ]
+    return dict(zip(FUNCTIONS, kinds, strict=True))

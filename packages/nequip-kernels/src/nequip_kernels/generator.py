@@ -13,7 +13,15 @@ from nequip_kernels.signature import PathTerm, Signature
 
 __all__ = ["FUNCTIONS", "function_name", "source_of"]
 
-FUNCTIONS = ("forward", "by_features", "by_edges", "radial_forward", "radial_backward")
+FUNCTIONS = (
+    "forward",
+    "by_features",
+    "by_edges",
+    "radial_forward",
+    "radial_backward",
+    "table_forward",
+    "table_backward",
+)
 
 _Expression = tuple[tuple[int, float], ...]
 
@@ -244,21 +252,29 @@ def _driver(
     )
 
 
-def _radial_driver(
-    name: str, given: str, results: str, by: str, signature: Signature, inside: list[str]
+def _inside_driver(
+    name: str, given: str, weights: tuple[str, str, str], results: str, by: str, inside: list[str]
 ) -> list[str]:
-    """Return the function that computes the weights of a tile of edges, w = h W, by itself."""
-    edges = "const T* y, const T* h, const T* matrix, Index hidden"
-    nodes = "const Index* centre, const Index* neighbour"
+    """Return the function that makes the weights of edges by itself.
+
+    Args:
+        name: of the function.
+        given: arguments before the harmonics.
+        weights: arguments that the weights are made of, how they are kept, and what a thread has.
+        results: arguments for the results.
+        by: the node whose order the edges are in.
+        inside: body for the nodes of a thread.
+    """
+    arguments, kept, mine = weights
     return _function(
         name,
-        f"{given}, {edges}, {nodes}, {results}",
+        f"{given}, const T* y, {arguments}, const Index* centre, const Index* neighbour, {results}",
         [
             "try {",
-            f"const Radial radial(matrix, hidden, {signature.num_weights}, threads);",
+            f"const {kept};",
             f"return run(nodes, edges, centre, neighbour, {by}, threads,",
             "[&](const Order& order, Index begin, Index end, Index thread) {",
-            "const Radial::Tile of(radial, thread);",
+            f"const {mine};",
             *inside,
             "});",
             "} catch (const std::bad_alloc&) { return kNoMemory; }",
@@ -326,33 +342,42 @@ def _drivers(signature: Signature, slots: _Slots, real: str) -> list[str]:
         [lanes, tile, through + "[](Index, int) {},"],
         gradients(row, f"gw + edge * {num_weights}"),
     )
-    radial_forward = _radial_driver(
-        function_name(signature, real, "radial_forward"),
-        "const T* x",
-        "T* a",
-        "centre",
-        signature,
-        [
-            zeroed("a", num_out),
-            *(matrices, tile, through + weigh),
-            "[&](Index edge, Index node, int e) {",
-            *sums("of.row(e)", "a"),
-            "}, [](Index, int) {});",
-        ],
+    radial = (
+        "const T* h, const T* matrix, Index hidden",
+        f"Radial radial(matrix, hidden, {num_weights}, threads)",
+        "Radial::Tile of(radial, thread)",
     )
-    radial_backward = _radial_driver(
-        function_name(signature, real, "radial_backward"),
-        "const T* g, const T* x",
-        "T* gx, T* gy, T* gh",
-        "neighbour",
-        signature,
-        [
-            zeroed("gx", num_in),
-            *(matrices, tile, lanes, through + weigh),
-            "[&](Index edge, Index node, int e) {",
+    table = (
+        "const double* places, const T* rows, Index intervals",
+        f"Table table(places, rows, intervals, {num_weights}, threads)",
+        "Table::Row of(table, thread)",
+    )
+    each, none = "[&](Index edge, Index node, int e) {", "}, [](Index, int) {});"
+    to_a, to_gx = [zeroed("a", num_out), matrices, tile], [zeroed("gx", num_in), matrices, tile]
+    inside = {
+        "radial_forward": [*to_a, through + weigh, each, *sums("of.row(e)", "a"), none],
+        "radial_backward": [
+            *(*to_gx, lanes, through + weigh, each),
             *features("of.row(e)"),
             *gradients("of.row(e)", "of.gradient(e)"),
             "}, [&](Index at, int number) { of.unweigh(gh, order, at, number); });",
         ],
-    )
-    return [*forward, *by_features, *by_edges, *radial_forward, *radial_backward]
+        "table_forward": [
+            *(*to_a, through + mix, each, "of.weigh<false>(edge);"),
+            *(*sums("of.weights", "a"), none),
+        ],
+        "table_backward": [
+            *(*to_gx, lanes, through + mix, each, "of.weigh<true>(edge);"),
+            *features("of.weights"),
+            *(*gradients("of.weights", "of.gradients"), "gp[edge] = of.along();", none),
+        ],
+    }
+    made = [*forward, *by_features, *by_edges]
+    for kind, weights, result in (("radial", radial, "T* gh"), ("table", table, "double* gp")):
+        for function, given, results, by in (
+            (f"{kind}_forward", "const T* x", "T* a", "centre"),
+            (f"{kind}_backward", "const T* g, const T* x", f"T* gx, T* gy, {result}", "neighbour"),
+        ):
+            name = function_name(signature, real, function)
+            made += _inside_driver(name, given, weights, results, by, inside[function])
+    return made

@@ -8,7 +8,8 @@ of the others, so every order of differentiation runs on the same kernels.
 ``nequip_radial_convolution`` takes the two factors of the weights in place of these, so that no
 tensor has a row of weights for every edge. Its first derivatives are one operator,
 ``nequip_radial_convolution_backward``; where they are to be differentiated again, or the second
-factor's is asked for, it is differentiated by the three above.
+factor's is asked for, it is differentiated by the three above. ``nequip_table_convolution`` does
+the same for weights that come from a table.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from nequip_kernels.compiler import BuildError
 from nequip_kernels.cpu import REALS, CpuKernel, cpu_kernel
-from nequip_kernels.reference import Reference
+from nequip_kernels.reference import Reference, table_weights
 from nequip_kernels.signature import Signature
 
 __all__ = ["Operation", "signature_of_digest"]
@@ -30,6 +31,7 @@ _SIGNATURES: dict[str, Signature] = {}
 
 _EDGES = "Tensor harmonics, Tensor weights, Tensor centre, Tensor neighbour, str signature"
 _RADIAL_EDGES = _EDGES.replace("Tensor weights", "Tensor hidden, Tensor matrix")
+_TABLE_EDGES = _EDGES.replace("Tensor weights", "Tensor places, Tensor rows")
 _SCHEMAS = {
     "nequip_convolution": f"(Tensor features, {_EDGES}) -> Tensor",
     "nequip_convolution_by_features": f"(Tensor gradient, {_EDGES}) -> Tensor",
@@ -39,6 +41,10 @@ _SCHEMAS = {
     "nequip_radial_convolution": f"(Tensor features, {_RADIAL_EDGES}) -> Tensor",
     "nequip_radial_convolution_backward": (
         f"(Tensor gradient, Tensor features, {_RADIAL_EDGES}) -> (Tensor, Tensor, Tensor)"
+    ),
+    "nequip_table_convolution": f"(Tensor features, {_TABLE_EDGES}) -> Tensor",
+    "nequip_table_convolution_backward": (
+        f"(Tensor gradient, Tensor features, {_TABLE_EDGES}) -> (Tensor, Tensor, Tensor)"
     ),
 }
 for _name, _schema in _SCHEMAS.items():
@@ -109,6 +115,33 @@ class Operation:
             features, harmonics, hidden, matrix, centre, neighbour, self.signature.digest
         )
 
+    def of_table(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        places: torch.Tensor,
+        rows: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the sums for the weights of `nequip_kernels.reference.table_weights`.
+
+        Args:
+            features: (N, num_in).
+            harmonics: (E, num_sh).
+            places: (E,), float64.
+            rows: (3 (n + 1), num_weights); no derivatives by these.
+            centre: (E,) node that receives.
+            neighbour: (E,) node that sends.
+
+        Raises:
+            IndexError: an edge has a node that there is not.
+            ValueError: a tensor has another shape or dtype.
+        """
+        return torch.ops.nequip_kernels.nequip_table_convolution(
+            features, harmonics, places, rows, centre, neighbour, self.signature.digest
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a copy, also one in another process, announce its signature."""
         return Operation, (self.signature,)
@@ -167,6 +200,16 @@ def _radial_by_all(
     return _functions(gradient, rest[-1]).radial_backward(gradient, *rest[:-1])
 
 
+def _table(features: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return _functions(features, rest[-1]).table_forward(features, *rest[:-1])
+
+
+def _table_by_all(
+    gradient: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _functions(gradient, rest[-1]).table_backward(gradient, *rest[:-1])
+
+
 def _shape_of_forward(features: torch.Tensor, *rest: Any) -> torch.Tensor:
     return features.new_empty((features.shape[0], signature_of_digest(rest[-1]).num_out))
 
@@ -185,7 +228,7 @@ def _shapes_by_edges(
     return harmonics.new_empty(harmonics.shape), weights.new_empty(weights.shape)
 
 
-def _shapes_of_radial(
+def _shapes_by_all(
     gradient: torch.Tensor,
     features: torch.Tensor,
     harmonics: torch.Tensor,
@@ -285,6 +328,29 @@ def _backward_of_radial(ctx: Any, gradient: torch.Tensor | None) -> tuple[Any, .
     return by_x, by_y, by_h, by_matrix, None, None, None
 
 
+def _backward_of_table(ctx: Any, gradient: torch.Tensor | None) -> tuple[Any, ...]:
+    """Differentiate once by one kernel, or by those whose derivatives there are."""
+    x, y, places, rows, *edges = ctx.saved_tensors
+    ops, key, needs = torch.ops.nequip_kernels, ctx.signature, ctx.needs_input_grad
+    if gradient is None:
+        return (None,) * 7
+    if not torch.is_grad_enabled():
+        found = ops.nequip_table_convolution_backward(gradient, x, y, places, rows, *edges, key)
+        by_x, by_y, by_p = (
+            one if need else None for one, need in zip(found, needs[:3], strict=True)
+        )
+        return by_x, by_y, by_p, None, None, None, None
+    w = table_weights(places, rows)
+    by_x = by_y = by_p = None
+    if needs[0]:
+        by_x = ops.nequip_convolution_by_features(gradient, y, w, *edges, key)
+    if needs[1] or needs[2]:
+        by_y, by_w = ops.nequip_convolution_by_edges(gradient, x, y, w, *edges, key)
+        if needs[2]:
+            (by_p,) = torch.autograd.grad(w, [places], by_w, create_graph=True)
+    return by_x, by_y, by_p, None, None, None, None
+
+
 # Place of the matrix among the arguments of nequip_radial_convolution.
 _MATRIX = 3
 
@@ -314,7 +380,9 @@ _IMPLEMENTATIONS: dict[str, tuple[Any, Any, Any]] = {
     "nequip_convolution_by_features": (_by_features, _shape_by_features, _backward_by_features),
     "nequip_convolution_by_edges": (_by_edges, _shapes_by_edges, _backward_by_edges),
     "nequip_radial_convolution": (_radial, _shape_of_forward, _backward_of_radial),
-    "nequip_radial_convolution_backward": (_radial_by_all, _shapes_of_radial, None),
+    "nequip_radial_convolution_backward": (_radial_by_all, _shapes_by_all, None),
+    "nequip_table_convolution": (_table, _shape_of_forward, _backward_of_table),
+    "nequip_table_convolution_backward": (_table_by_all, _shapes_by_all, None),
 }
 for _name, (_run, _shape, _backward) in _IMPLEMENTATIONS.items():
     torch.library.impl(f"nequip_kernels::{_name}", "default")(_run)

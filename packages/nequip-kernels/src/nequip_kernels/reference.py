@@ -12,7 +12,7 @@ import torch
 
 from nequip_kernels.signature import PathTerm, Signature
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "table_weights"]
 
 
 class Reference:
@@ -115,6 +115,60 @@ class Reference:
         by_features = self.by_features(gradient, harmonics, weights, *edges)
         by_y, by_w = self.by_edges(gradient, features, harmonics, weights, *edges)
         return by_features, by_y, by_w @ matrix.t()
+
+    def table_forward(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        places: torch.Tensor,
+        rows: torch.Tensor,
+        *edges: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return `forward` with the weights of `table_weights`."""
+        return self.forward(features, harmonics, table_weights(places, rows), *edges)
+
+    def table_backward(
+        self,
+        gradient: torch.Tensor,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        places: torch.Tensor,
+        rows: torch.Tensor,
+        *edges: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of `table_forward` by features, harmonics and places."""
+        with torch.enable_grad():
+            at = places.detach().requires_grad_()
+            weights = table_weights(at, rows)
+        by_features = self.by_features(gradient, harmonics, weights.detach(), *edges)
+        by_y, by_w = self.by_edges(gradient, features, harmonics, weights.detach(), *edges)
+        (by_places,) = torch.autograd.grad(weights, [at], by_w)
+        return by_features, by_y, by_places
+
+
+def table_weights(places: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return weights (E, W): polynomials of degree 5 in each of n intervals, zero behind the last.
+
+    Args:
+        places: of the edges, in intervals, (E,), float64.
+        rows: (3 (n + 1), W), for each end of an interval the values, slopes and curvatures of the
+            weights as functions of the place.
+    """
+    intervals = rows.shape[0] // 3 - 1
+    left = places.detach().floor().clamp(0, intervals - 1)
+    t = (places - left).unsqueeze(1)
+    first = 3 * left.to(torch.int64)
+    cube = t**3
+    ends = (
+        1 + cube * (-10 + t * (15 - 6 * t)),
+        t + cube * (-6 + t * (8 - 3 * t)),
+        t**2 / 2 + cube * (-1.5 + t * (1.5 - 0.5 * t)),
+        cube * (10 + t * (-15 + 6 * t)),
+        cube * (-4 + t * (7 - 3 * t)),
+        cube * (0.5 + t * (-1 + 0.5 * t)),
+    )
+    parts = [end.to(rows.dtype) * rows.index_select(0, first + d) for d, end in enumerate(ends)]
+    return sum(parts[1:], parts[0]) * (places < intervals).unsqueeze(1)
 
 
 def _terms(

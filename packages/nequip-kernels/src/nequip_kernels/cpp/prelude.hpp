@@ -280,4 +280,80 @@ inline int run(Index nodes, Index edges, const Index* centre, const Index* neigh
   return 0;
 }
 
+// Weights of the edges from a table: values, slopes and curvatures (times the interval's length to
+// the power) at the ends of equal intervals, and polynomials of degree 5 between them.
+struct Table {
+  const double* places;  // of each edge, in intervals
+  const T* rows;         // three for each end
+  Index intervals, weights, width;
+  Buffer scratch;  // a row of weights, of their slopes and of gradients by them for each thread
+
+  Table(const double* of_edges, const T* given, Index number, Index columns, int threads)
+      : places(of_edges), rows(given), intervals(number), weights(columns),
+        width(padded(columns)), scratch(std::max(threads, 1) * 3 * padded(columns)) {}
+
+  struct Row {
+    const Table& table;
+    T *weights, *slopes, *gradients;
+
+    Row(const Table& all, Index thread)
+        : table(all), weights(all.scratch.data() + thread * 3 * all.width),
+          slopes(weights + all.width), gradients(slopes + all.width) {}
+
+    // The weights of an edge and, where Slopes is set, their derivatives by its place.
+    template <bool Slopes> void weigh(Index edge) const {
+      const double place = table.places[edge];
+      const Index columns = table.weights;
+      if (!(place < table.intervals)) {
+        std::memset(weights, 0, sizeof(T) * columns);
+        if (Slopes) std::memset(slopes, 0, sizeof(T) * columns);
+        return;
+      }
+      const Index left = std::max<Index>(0, static_cast<Index>(place));
+      const double t = place - left, u = t * t, v = u * t;
+      const double values[6] = {1 + v * (-10 + t * (15 - 6 * t)), t + v * (-6 + t * (8 - 3 * t)),
+                                u * 0.5 + v * (-1.5 + t * (1.5 - 0.5 * t)),
+                                v * (10 + t * (-15 + 6 * t)), v * (-4 + t * (7 - 3 * t)),
+                                v * (0.5 + t * (-1 + 0.5 * t))};
+      const double bends[6] = {u * (-30 + t * (60 - 30 * t)), 1 + u * (-18 + t * (32 - 15 * t)),
+                               t + u * (-4.5 + t * (6 - 2.5 * t)), u * (30 + t * (-60 + 30 * t)),
+                               u * (-12 + t * (28 - 15 * t)), u * (1.5 + t * (-4 + 2.5 * t))};
+      T p[6], q[6];
+      for (int d = 0; d < 6; ++d) p[d] = values[d], q[d] = bends[d];
+      const T* from = table.rows + 3 * left * columns;
+      Index c = 0;
+      for (; c + kLanes <= columns; c += kLanes) sums<kLanes, Slopes>(from, columns, c, p, q);
+      for (; c < columns; ++c) sums<1, Slopes>(from, columns, c, p, q);
+    }
+
+    template <int W, bool Slopes>
+    inline void sums(const T* from, Index columns, Index c, const T* p, const T* q) const {
+      typedef Lanes<W> L;
+      typename L::V value{}, slope{};
+#pragma GCC unroll 6
+      for (int d = 0; d < 6; ++d) {
+        const typename L::V row = L::load(from + d * columns + c);
+        value += p[d] * row;
+        if (Slopes) slope += q[d] * row;
+      }
+      L::store(weights + c, value);
+      if (Slopes) L::store(slopes + c, slope);
+    }
+
+    // The derivative by the place: gradients times slopes.
+    double along() const {
+      typedef Lanes<kLanes> L;
+      typename L::V sum{};
+      Index c = 0;
+      for (; c + kLanes <= table.weights; c += kLanes)
+        sum += L::load(gradients + c) * L::load(slopes + c);
+      alignas(64) T lanes[kLanes];
+      L::store(lanes, sum);
+      T rest = sum_of_lanes<kLanes>(lanes);
+      for (; c < table.weights; ++c) rest += gradients[c] * slopes[c];
+      return rest;
+    }
+  };
+};
+
 }  // namespace

@@ -50,16 +50,27 @@ inline bool is_double(AtenTensorHandle tensor) {
   return !aoti_torch_get_dtype(tensor, &dtype) && dtype == aoti_torch_dtype_float64();
 }
 
-// A new tensor of `rows` rows, row after row; null if it cannot be made.
-template <class T> T* made(std::int64_t rows, std::int64_t columns, AtenTensorHandle* result) {
-  const std::int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
+// A new tensor, row after row; null if it cannot be made.
+template <class T>
+T* made(int axes, const std::int64_t* sizes, const std::int64_t* strides,
+        AtenTensorHandle* result) {
   const std::int32_t dtype =
       sizeof(T) == 8 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   void* pointer;
-  if (aoti_torch_empty_strided(2, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, result) ||
+  if (aoti_torch_empty_strided(axes, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, result) ||
       aoti_torch_get_data_ptr(*result, &pointer))
     return nullptr;
   return static_cast<T*>(pointer);
+}
+
+template <class T> T* made(std::int64_t rows, std::int64_t columns, AtenTensorHandle* result) {
+  const std::int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
+  return made<T>(2, sizes, strides, result);
+}
+
+template <class T> T* made(std::int64_t rows, AtenTensorHandle* result) {
+  const std::int64_t one = 1;
+  return made<T>(1, &rows, &one, result);
 }
 
 template <class T> struct Kernel {
@@ -76,6 +87,11 @@ template <class T> struct Kernel {
   int (*radial_backward)(std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,
                          const T*, std::int64_t, const std::int64_t*, const std::int64_t*, T*, T*,
                          T*, int);
+  int (*table_forward)(std::int64_t, std::int64_t, const T*, const T*, const double*, const T*,
+                       std::int64_t, const std::int64_t*, const std::int64_t*, T*, int);
+  int (*table_backward)(std::int64_t, std::int64_t, const T*, const T*, const T*, const double*,
+                        const T*, std::int64_t, const std::int64_t*, const std::int64_t*, T*, T*,
+                        double*, int);
 };
 
 // The kernel of a signature, null if this file has none; the second argument tells the type.
@@ -138,20 +154,22 @@ AOTITorchError of_edges(AtenTensorHandle gradient, AtenTensorHandle features, At
   return code;
 }
 
-// The edges of the radial functions: two factors in place of the weights.
-template <class T> struct RadialEdges {
+// The edges of functions that make the weights: of hidden columns and a matrix (S is T), or of
+// places in a table and its rows (S is double).
+template <class T, class S> struct InsideEdges {
   const Kernel<T>* kernel = nullptr;
-  Rows<T> harmonics, hidden, matrix;
+  Rows<T> harmonics, matrix;
+  Rows<S> of;
   Rows<std::int64_t> centre, neighbour;
 
   bool read(AtenTensorHandle y, AtenTensorHandle h, AtenTensorHandle m, AtenTensorHandle c,
-            AtenTensorHandle n, const char* signature) {
+            AtenTensorHandle n, bool table, const char* signature) {
     kernel = find(signature, T());
-    return kernel && harmonics.read(y, true) && hidden.read(h, true) && matrix.read(m, true) &&
+    return kernel && harmonics.read(y, true) && of.read(h, !table) && matrix.read(m, true) &&
            centre.read(c, false) && neighbour.read(n, false) &&
            harmonics.columns == kernel->num_sh && matrix.columns == kernel->num_weights &&
-           matrix.rows == hidden.columns && harmonics.rows == hidden.rows &&
-           centre.rows == hidden.rows && neighbour.rows == hidden.rows;
+           (table ? matrix.rows >= 6 && matrix.rows % 3 == 0 : matrix.rows == of.columns) &&
+           harmonics.rows == of.rows && centre.rows == of.rows && neighbour.rows == of.rows;
   }
 };
 
@@ -159,17 +177,47 @@ template <class T>
 AOTITorchError radial(AtenTensorHandle features, AtenTensorHandle y, AtenTensorHandle h,
                       AtenTensorHandle m, AtenTensorHandle c, AtenTensorHandle n,
                       const char* signature, AtenTensorHandle* result) {
-  RadialEdges<T> edges;
+  InsideEdges<T, T> edges;
   Rows<T> x;
-  if (!edges.read(y, h, m, c, n, signature) || !x.read(features, true)) return 1;
+  if (!edges.read(y, h, m, c, n, false, signature) || !x.read(features, true)) return 1;
   const Kernel<T>& kernel = *edges.kernel;
-  if (x.columns != kernel.num_in) return 1;
-  T* out = made<T>(x.rows, kernel.num_out, result);
+  T* out = x.columns == kernel.num_in ? made<T>(x.rows, kernel.num_out, result) : nullptr;
   if (!out) return 1;
-  return kernel.radial_forward(x.rows, edges.hidden.rows, x.data, edges.harmonics.data,
-                               edges.hidden.data, edges.matrix.data, edges.hidden.columns,
-                               edges.centre.data, edges.neighbour.data, out, threads());
+  return kernel.radial_forward(x.rows, edges.of.rows, x.data, edges.harmonics.data, edges.of.data,
+                               edges.matrix.data, edges.of.columns, edges.centre.data,
+                               edges.neighbour.data, out, threads());
 }
+
+template <class T>
+AOTITorchError table(AtenTensorHandle features, AtenTensorHandle y, AtenTensorHandle p,
+                     AtenTensorHandle rows, AtenTensorHandle c, AtenTensorHandle n,
+                     const char* signature, AtenTensorHandle* result) {
+  InsideEdges<T, double> edges;
+  Rows<T> x;
+  if (!edges.read(y, p, rows, c, n, true, signature) || !x.read(features, true)) return 1;
+  const Kernel<T>& kernel = *edges.kernel;
+  T* out = x.columns == kernel.num_in ? made<T>(x.rows, kernel.num_out, result) : nullptr;
+  if (!out) return 1;
+  return kernel.table_forward(x.rows, edges.of.rows, x.data, edges.harmonics.data, edges.of.data,
+                              edges.matrix.data, edges.matrix.rows / 3 - 1, edges.centre.data,
+                              edges.neighbour.data, out, threads());
+}
+
+// The gradients by features, harmonics and what the weights are made of.
+template <class T> struct Gradients {
+  AtenTensorHandle unwanted[3] = {nullptr, nullptr, nullptr};
+  T *gx, *gy;
+
+  Gradients(std::int64_t nodes, std::int64_t edges, const Kernel<T>& kernel,
+            AtenTensorHandle* by_x, AtenTensorHandle* by_y)
+      : gx(made<T>(nodes, kernel.num_in, by_x ? by_x : unwanted)),
+        gy(made<T>(edges, kernel.num_sh, by_y ? by_y : unwanted + 1)) {}
+  // Results that nobody asks for are made and let go.
+  ~Gradients() {
+    for (AtenTensorHandle one : unwanted)
+      if (one) aoti_torch_delete_tensor_object(one);
+  }
+};
 
 template <class T>
 AOTITorchError radial_backward(AtenTensorHandle gradient, AtenTensorHandle features,
@@ -177,27 +225,42 @@ AOTITorchError radial_backward(AtenTensorHandle gradient, AtenTensorHandle featu
                                AtenTensorHandle c, AtenTensorHandle n, const char* signature,
                                AtenTensorHandle* by_x, AtenTensorHandle* by_y,
                                AtenTensorHandle* by_h) {
-  RadialEdges<T> edges;
+  InsideEdges<T, T> edges;
   Rows<T> g, x;
-  if (!edges.read(y, h, m, c, n, signature) || !g.read(gradient, true) || !x.read(features, true))
+  if (!edges.read(y, h, m, c, n, false, signature) || !g.read(gradient, true) ||
+      !x.read(features, true))
     return 1;
   const Kernel<T>& kernel = *edges.kernel;
   if (g.columns != kernel.num_out || x.columns != kernel.num_in || g.rows != x.rows) return 1;
-  const std::int64_t rows = edges.hidden.rows, columns = edges.hidden.columns;
-  // Results that nobody asks for are made and let go.
-  AtenTensorHandle unwanted[3] = {nullptr, nullptr, nullptr};
-  T* gx = made<T>(x.rows, kernel.num_in, by_x ? by_x : unwanted);
-  T* gy = made<T>(rows, kernel.num_sh, by_y ? by_y : unwanted + 1);
-  T* gh = made<T>(rows, columns, by_h ? by_h : unwanted + 2);
-  const AOTITorchError code =
-      gx && gy && gh
-          ? kernel.radial_backward(x.rows, rows, g.data, x.data, edges.harmonics.data,
-                                   edges.hidden.data, edges.matrix.data, columns,
-                                   edges.centre.data, edges.neighbour.data, gx, gy, gh, threads())
-          : 1;
-  for (AtenTensorHandle one : unwanted)
-    if (one) aoti_torch_delete_tensor_object(one);
-  return code;
+  const std::int64_t rows = edges.of.rows, columns = edges.of.columns;
+  Gradients<T> made_here(x.rows, rows, kernel, by_x, by_y);
+  T* gh = made<T>(rows, columns, by_h ? by_h : made_here.unwanted + 2);
+  if (!made_here.gx || !made_here.gy || !gh) return 1;
+  return kernel.radial_backward(x.rows, rows, g.data, x.data, edges.harmonics.data, edges.of.data,
+                                edges.matrix.data, columns, edges.centre.data,
+                                edges.neighbour.data, made_here.gx, made_here.gy, gh, threads());
+}
+
+template <class T>
+AOTITorchError table_backward(AtenTensorHandle gradient, AtenTensorHandle features,
+                              AtenTensorHandle y, AtenTensorHandle p, AtenTensorHandle m,
+                              AtenTensorHandle c, AtenTensorHandle n, const char* signature,
+                              AtenTensorHandle* by_x, AtenTensorHandle* by_y,
+                              AtenTensorHandle* by_p) {
+  InsideEdges<T, double> edges;
+  Rows<T> g, x;
+  if (!edges.read(y, p, m, c, n, true, signature) || !g.read(gradient, true) ||
+      !x.read(features, true))
+    return 1;
+  const Kernel<T>& kernel = *edges.kernel;
+  if (g.columns != kernel.num_out || x.columns != kernel.num_in || g.rows != x.rows) return 1;
+  const std::int64_t rows = edges.of.rows;
+  Gradients<T> made_here(x.rows, rows, kernel, by_x, by_y);
+  double* gp = made<double>(rows, by_p ? by_p : made_here.unwanted + 2);
+  if (!made_here.gx || !made_here.gy || !gp) return 1;
+  return kernel.table_backward(x.rows, rows, g.data, x.data, edges.harmonics.data, edges.of.data,
+                               edges.matrix.data, edges.matrix.rows / 3 - 1, edges.centre.data,
+                               edges.neighbour.data, made_here.gx, made_here.gy, gp, threads());
 }
 
 }  // namespace
@@ -239,6 +302,21 @@ AOTITorchError aoti_torch_cpu_nequip_radial_convolution_backward(
     AtenTensorHandle* by_x, AtenTensorHandle* by_y, AtenTensorHandle* by_h) {
   const auto call = is_double(gradient) ? radial_backward<double> : radial_backward<float>;
   return call(gradient, features, y, h, m, c, n, signature, by_x, by_y, by_h);
+}
+
+AOTITorchError aoti_torch_cpu_nequip_table_convolution(
+    AtenTensorHandle features, AtenTensorHandle y, AtenTensorHandle p, AtenTensorHandle rows,
+    AtenTensorHandle c, AtenTensorHandle n, const char* signature, AtenTensorHandle* result) {
+  const auto call = is_double(features) ? table<double> : table<float>;
+  return call(features, y, p, rows, c, n, signature, result);
+}
+
+AOTITorchError aoti_torch_cpu_nequip_table_convolution_backward(
+    AtenTensorHandle gradient, AtenTensorHandle features, AtenTensorHandle y, AtenTensorHandle p,
+    AtenTensorHandle rows, AtenTensorHandle c, AtenTensorHandle n, const char* signature,
+    AtenTensorHandle* by_x, AtenTensorHandle* by_y, AtenTensorHandle* by_p) {
+  const auto call = is_double(gradient) ? table_backward<double> : table_backward<float>;
+  return call(gradient, features, y, p, rows, c, n, signature, by_x, by_y, by_p);
 }
 
 }  // extern "C"

@@ -11,6 +11,7 @@ import torch
 
 from nequip_model.nn.layout import Layout
 from nequip_model.nn.modifier import model_modifier, replace_submodules
+from nequip_model.nn.radial_table import RadialTable
 
 __all__ = ["Convolution", "Path"]
 
@@ -176,6 +177,30 @@ class Convolution(torch.nn.Module):
         if fused is None:
             return self(features, harmonics, hidden @ matrix, centre, neighbour)
         return fused(features, harmonics, hidden, matrix, centre, neighbour)
+
+    def of_table(
+        self,
+        features: torch.Tensor,
+        harmonics: torch.Tensor,
+        table: RadialTable,
+        x: torch.Tensor,
+        centre: torch.Tensor,
+        neighbour: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the sums for the weights of a table.
+
+        Args:
+            features: (N, layout_in.dim).
+            harmonics: (E, L).
+            table: gives the weights.
+            x: normed lengths, (E, 1), float64.
+            centre: (E,) atom that receives.
+            neighbour: (E,) atom that sends.
+        """
+        fused = getattr(self.kernel, "of_table", None)
+        if fused is None:
+            return self.of_hidden(features, harmonics, *table.factors(x), centre, neighbour)
+        return fused(features, harmonics, table.places(x), table.rows, centre, neighbour)
 
     @model_modifier(persistent=False)
     @classmethod

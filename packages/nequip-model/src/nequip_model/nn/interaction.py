@@ -76,20 +76,16 @@ class InteractionLayer(torch.nn.Module):
         norm = self.neighbor_norm
         if norm.shape[0] > 1:
             norm = norm.index_select(0, data[ATOM_TYPE_KEY])
+        centre, neighbour = data[EDGE_INDEX_KEY][0], data[EDGE_INDEX_KEY][1]
+        given = self.linear_in(features) * norm, data[EDGE_ATTRS_KEY]
         # Not an attribute of the class: that would hide the submodule.
         table = getattr(self, "radial_table", None)
         if table is None:
-            hidden, matrix = self.radial.factors(data[EDGE_EMBEDDING_KEY])
+            factors = self.radial.factors(data[EDGE_EMBEDDING_KEY])
+            mixed = self.convolution.of_hidden(*given, *factors, centre, neighbour)
         else:
-            hidden, matrix = table.factors(data[NORM_LENGTH_KEY])
-        mixed = self.convolution.of_hidden(
-            self.linear_in(features) * norm,
-            data[EDGE_ATTRS_KEY],
-            hidden,
-            matrix,
-            data[EDGE_INDEX_KEY][0],
-            data[EDGE_INDEX_KEY][1],
-        )
+            x = data[NORM_LENGTH_KEY]
+            mixed = self.convolution.of_table(*given, table, x, centre, neighbour)
         mixed = self.linear_out(mixed)
         if self.self_connection is not None:
             mixed = mixed + self.self_connection(features, data[NODE_ATTRS_KEY])

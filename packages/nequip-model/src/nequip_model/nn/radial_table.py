@@ -30,21 +30,26 @@ class RadialTable(torch.nn.Module):
     those of the tabulated values. From x = 1 on they are zero.
 
     Args:
-        coefficients: (n, 6, R) of the powers of the place in each of n equal intervals of [0, 1].
+        ends: values, slopes and curvatures of b at the ends of n equal intervals of [0, 1], the
+            interval being the unit of length, (n + 1, 3, R).
         matrix: U, (R, W).
-        error: largest error of the weights, and of their slopes, over their largest magnitude.
+        dtype: of the table's results.
     """
 
-    def __init__(self, coefficients: torch.Tensor, matrix: torch.Tensor, error: float) -> None:
+    def __init__(self, ends: torch.Tensor, matrix: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("coefficients", coefficients, persistent=False)
-        self.register_buffer("matrix", matrix, persistent=False)
+        self.intervals = ends.shape[0] - 1
+        self.error = math.inf
+        self.register_buffer("coefficients", _quintic(ends).to(dtype), persistent=False)
+        self.register_buffer("matrix", matrix.to(dtype), persistent=False)
+        self.register_buffer("rows", (ends @ matrix).flatten(0, 1).to(dtype), persistent=False)
         self.coefficients: torch.Tensor
         self.matrix: torch.Tensor
-        self.error = error
+        self.rows: torch.Tensor
+        """The same at the ends for the weights themselves, (3 (n + 1), W), for kernels."""
 
-    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return b (E, R) and U (R, W) at normed lengths (E, 1), float64.
+    def places(self, x: torch.Tensor) -> torch.Tensor:
+        """Return normed lengths (E, 1), float64, in intervals, (E,).
 
         Raises:
             RuntimeError: the module is in training mode.
@@ -54,11 +59,18 @@ class RadialTable(torch.nn.Module):
                 "a model with radial tables is for inference: the tables do not follow the weights "
                 "of the radial networks; train without the modifier enable_RadialTable"
             )
-        intervals = self.coefficients.shape[0]
-        scaled = x * intervals
-        place = scaled.detach().floor().clamp(0, intervals - 1)
-        t = (scaled - place).to(self.coefficients.dtype)
-        rows = self.coefficients.index_select(0, place.reshape(-1).to(torch.int64))
+        return x.squeeze(1) * self.intervals
+
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return b (E, R) and U (R, W) at normed lengths (E, 1), float64.
+
+        Raises:
+            RuntimeError: the module is in training mode.
+        """
+        places = self.places(x)
+        left = places.detach().floor().clamp(0, self.intervals - 1)
+        t = (places - left).to(self.coefficients.dtype).unsqueeze(1)
+        rows = self.coefficients.index_select(0, left.to(torch.int64))
         value = rows[:, 5]
         for power in (4, 3, 2, 1, 0):
             value = value * t + rows[:, power]
@@ -73,7 +85,7 @@ class RadialTable(torch.nn.Module):
 
 
 def radial_table(radial: ScalarMLP, basis: BesselBasis, max_error: float) -> RadialTable:
-    """Return the table of a radial network, with as few functions and intervals as the bound allows.
+    """Return the table of a radial network: as few functions and intervals as the bound allows.
 
     Args:
         radial: network from the radial basis to a convolution's weights.
@@ -93,9 +105,9 @@ def radial_table(radial: ScalarMLP, basis: BesselBasis, max_error: float) -> Rad
     projection, matrix = _factored(*network.jet(x, 1), network.matrix, 0.5 * max_error)
     intervals, reached = 32, math.inf
     while intervals <= _MOST_INTERVALS:
-        jet = [part @ projection for part in network.jet_at_nodes(intervals)]
-        table = RadialTable(_quintic(jet, intervals).to(dtype), matrix.to(dtype), 0.0).eval()
-        table.error = _error(table.to(network.device), network, intervals)
+        ends = network.ends(intervals) @ projection
+        table = RadialTable(ends, matrix, dtype).eval()
+        table.error = _error(table, network)
         if table.error <= max_error:
             return table
         reached, intervals = min(reached, table.error), 2 * intervals
@@ -131,15 +143,18 @@ class _Network:
                 parts.append(_derivative(parts[-1], points))
         return [part.detach() for part in parts]
 
-    def jet_at_nodes(self, intervals: int) -> list[torch.Tensor]:
-        """Return h, h' and h'' at 0, 1/n, ..., 1."""
+    def ends(self, intervals: int) -> torch.Tensor:
+        """Return h, h' and h'' at 0, 1, ..., n intervals, by the place in intervals, (n + 1, 3, H).
+        """
         nodes = torch.arange(1, intervals + 1, dtype=torch.float64) / intervals
-        jet = self.jet(nodes, 2)
+        jet = torch.stack(self.jet(nodes, 2), dim=1)
         near = torch.tensor([0.0, _NEAR_ZERO], dtype=torch.float64)
         start, close = self.jet(near, 0)[0]
         # The basis begins with a slope of zero.
-        first = (start, torch.zeros_like(start), 2.0 * (close - start) / _NEAR_ZERO**2)
-        return [torch.cat([one.unsqueeze(0), part]) for one, part in zip(first, jet, strict=True)]
+        bend = 2.0 * (close - start) / _NEAR_ZERO**2
+        first = torch.stack([start, torch.zeros_like(start), bend]).unsqueeze(0)
+        units = torch.tensor([1.0, 1.0 / intervals, 1.0 / intervals**2], dtype=torch.float64)
+        return torch.cat([first, jet]) * units.to(self.device).reshape(1, 3, 1)
 
 
 def _derivative(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -175,9 +190,9 @@ def _factored(
     return lower.t() @ right[:rank].t(), right[:rank] @ q.t()
 
 
-def _quintic(jet: list[torch.Tensor], intervals: int) -> torch.Tensor:
-    """Return (n, 6, R) of the polynomials with these values, slopes and curvatures at the nodes."""
-    value, slope, bend = (part / intervals**n for n, part in enumerate(jet))
+def _quintic(ends: torch.Tensor) -> torch.Tensor:
+    """Return the coefficients (n, 6, R) of the polynomials with these values at their ends."""
+    value, slope, bend = ends.unbind(1)
     a, b = slice(None, -1), slice(1, None)
     # What is left at the right end of the first three terms.
     rest = value[b] - value[a] - slope[a] - 0.5 * bend[a]
@@ -194,10 +209,10 @@ def _quintic(jet: list[torch.Tensor], intervals: int) -> torch.Tensor:
     return torch.stack(coefficients, dim=1)
 
 
-def _error(table: RadialTable, network: _Network, intervals: int) -> float:
-    """Return the largest error of weights and slopes between the nodes, over the largest of each."""
-    places = torch.arange(intervals, dtype=torch.float64).unsqueeze(1)
-    x = ((places + torch.tensor(_PROBES, dtype=torch.float64)) / intervals).reshape(-1)
+def _error(table: RadialTable, network: _Network) -> float:
+    """Return the largest error of weights and slopes between the ends, over the largest of each."""
+    places = torch.arange(table.intervals, dtype=torch.float64).unsqueeze(1)
+    x = ((places + torch.tensor(_PROBES, dtype=torch.float64)) / table.intervals).reshape(-1)
     x = x[x > _NEAR_ZERO]
     with torch.enable_grad():
         points = x.to(network.device).unsqueeze(1).requires_grad_(True)
