@@ -47,6 +47,10 @@ def tensors_for(signature, dtype=torch.float64, nodes=5, edges=23, seed=0):
     for name, shape in (("hidden", (edges, 3)), ("matrix", (3, signature.num_weights))):
         value = torch.randn(shape, generator=generator, dtype=torch.float64)
         found[name] = value.to(dtype)
+    # Places in a table of three intervals, some behind its end, and its rows.
+    found["places"] = 3.4 * torch.rand(edges, generator=generator, dtype=torch.float64)
+    rows = torch.randn((12, signature.num_weights), generator=generator, dtype=torch.float64)
+    found["rows"] = rows.to(dtype)
     for name in ("centre", "neighbour"):
         found[name] = torch.randint(0, max(1, nodes - 1), (edges,), generator=generator)
     return found
@@ -54,12 +58,15 @@ def tensors_for(signature, dtype=torch.float64, nodes=5, edges=23, seed=0):
 
 EDGES = ("harmonics", "weights", "centre", "neighbour")
 RADIAL_EDGES = ("harmonics", "hidden", "matrix", "centre", "neighbour")
+TABLE_EDGES = ("harmonics", "places", "rows", "centre", "neighbour")
 ARGUMENTS = {
     "forward": ("features", *EDGES),
     "by_features": ("gradient", *EDGES),
     "by_edges": ("gradient", "features", *EDGES),
     "radial_forward": ("features", *RADIAL_EDGES),
     "radial_backward": ("gradient", "features", *RADIAL_EDGES),
+    "table_forward": ("features", *TABLE_EDGES),
+    "table_backward": ("gradient", "features", *TABLE_EDGES),
 }
 
 

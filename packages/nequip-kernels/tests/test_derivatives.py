@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from nequip_kernels.cpu import cpu_kernel
 from nequip_kernels.operation import Operation
 from nequip_kernels.reference import Reference
 
@@ -34,6 +35,19 @@ def test_derivatives_by_the_factors_of_the_weights_are_those_of_the_values(kit):
 
     def values(*given):
         return operation.of_hidden(*given, *edges)
+
+    assert torch.autograd.gradcheck(values, reals, fast_mode=True)
+    assert torch.autograd.gradgradcheck(values, reals, fast_mode=True)
+
+
+def test_derivatives_by_the_places_in_a_table_are_those_of_the_values(kit):
+    operation = Operation(kit.layer_signature(1, False, 1))
+    tensors = kit.tensors_for(operation.signature, nodes=3, edges=7)
+    reals = [tensors[name].requires_grad_() for name in ("features", "harmonics", "places")]
+    rest = [tensors[name] for name in ("rows", "centre", "neighbour")]
+
+    def values(*given):
+        return operation.of_table(*given, *rest)
 
     assert torch.autograd.gradcheck(values, reals, fast_mode=True)
     assert torch.autograd.gradgradcheck(values, reals, fast_mode=True)
@@ -119,6 +133,15 @@ def test_each_gradient_alone_equals_that_of_the_reference(kit, wanted):
         torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
 
 
+def test_forces_in_a_model_with_trainable_weights_are_one_kernel(kit, monkeypatch):
+    operation = Operation(kit.layer_signature(1, False, 1))
+    (x, y, h, matrix), edges = radial_inputs(kit, operation.signature)
+    kernel = cpu_kernel(operation.signature, torch.float64)
+    monkeypatch.setattr(kernel, "by_edges", None)
+    value = operation.of_hidden(x, y, h, matrix * 2.0, *edges).square().sum()
+    assert torch.autograd.grad(value, [y])[0].shape == y.shape
+
+
 def test_the_operators_with_factors_keep_the_rules_of_torch(kit):
     operation = Operation(kit.layer_signature(1, False, 1))
     reals, edges = radial_inputs(kit, operation.signature)
@@ -128,6 +151,12 @@ def test_the_operators_with_factors_keep_the_rules_of_torch(kit):
     gradient = kit.tensors_for(operation.signature, nodes=3, edges=7)["gradient"]
     given = (gradient, *(value.detach() for value in reals), *arguments[4:])
     torch.library.opcheck(ops.nequip_radial_convolution_backward.default, given)
+    tensors = kit.tensors_for(operation.signature, nodes=3, edges=7)
+    named = [tensors[name] for name in ("places", "rows")]
+    of_table = (*reals[:2], named[0].requires_grad_(), named[1], *arguments[4:])
+    torch.library.opcheck(ops.nequip_table_convolution.default, of_table)
+    given = (gradient, *(value.detach() for value in of_table[:4]), *arguments[4:])
+    torch.library.opcheck(ops.nequip_table_convolution_backward.default, given)
 
 
 @pytest.mark.parametrize("name", ["nequip_convolution", "nequip_convolution_by_features"])

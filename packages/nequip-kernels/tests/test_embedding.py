@@ -29,8 +29,9 @@ assert not [name for name in sys.modules if "nequip" in name]
 """
 
 
+@pytest.mark.parametrize("tables", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")  # torch's compiler stack warns about itself
-def test_a_compiled_file_runs_with_torch_alone(tmp_path, monkeypatch):
+def test_a_compiled_file_runs_with_torch_alone(tmp_path, monkeypatch, tables):
     pytest.importorskip("nequip_compile", reason="it needs a newer torch than the kernels do")
     from nequip_compile.aotinductor import compile_model
     from nequip_compile.export import target_inputs
@@ -56,7 +57,8 @@ def test_a_compiled_file_runs_with_torch_alone(tmp_path, monkeypatch):
         "outputs": [outputs[name].detach() for name in ASE.outputs],
     }
     torch.save(kept, tmp_path / "kept.pt")
-    fast = modify(plain, [{"modifier": "enable_NequIPKernels", "backend": "cpu"}])
+    modifiers = [{"modifier": "enable_RadialTable"}] if tables else []
+    fast = modify(plain, [*modifiers, {"modifier": "enable_NequIPKernels", "backend": "cpu"}])
     before = os.environ.get("LIBRARY_PATH")
     compile_model(fast, tmp_path / "small.nequip.pt2", ASE)
     assert os.environ.get("LIBRARY_PATH") == before
@@ -96,7 +98,7 @@ def test_the_library_is_found_inside_only_and_is_gone_afterwards(graph, monkeypa
         (name,) = options["aot_inductor.custom_op_libs"]
         assert Path(folder, f"lib{name}.a").is_file()
         assert rest == "/elsewhere"
-        assert len(options["aot_inductor.custom_ops_to_c_shims"]) == 5
+        assert len(options["aot_inductor.custom_ops_to_c_shims"]) == 7
     assert os.environ["LIBRARY_PATH"] == "/elsewhere"
     assert not Path(folder).exists()
 

@@ -22,7 +22,7 @@ def test_kernels_agree_with_the_reference(kit, l_max, parity, channels, dtype):
     signature = kit.layer_signature(l_max, parity, channels)
     tensors = kit.tensors_for(signature, dtype)
     found = kit.results(cpu_kernel(signature, dtype), tensors)
-    assert all(one.dtype == dtype for one in found)
+    assert [one.dtype for one in found] == [dtype] * (len(found) - 1) + [torch.float64]
     assert kit.largest_error(found, kit.judged(signature, tensors)) < ROUNDING[dtype]
 
 
@@ -56,7 +56,7 @@ def test_every_number_of_channels_is_computed_to_the_last_one(kit, channels):
 def test_no_edges_give_zeros(kit, nodes):
     signature = kit.layer_signature(1, True, 21)
     tensors = kit.tensors_for(signature, nodes=nodes, edges=0)
-    forward, by_features, by_harmonics, by_weights, *radial = kit.results(
+    forward, by_features, by_harmonics, by_weights, *inside = kit.results(
         cpu_kernel(signature, torch.float64), tensors
     )
     assert forward.shape == (nodes, signature.num_out)
@@ -64,8 +64,9 @@ def test_no_edges_give_zeros(kit, nodes):
     assert not by_features.any()
     assert by_harmonics.shape == (0, 4)
     assert by_weights.shape == (0, signature.num_weights)
-    assert not any(one.any() for one in radial)
-    assert radial[3].shape == (0, 3)
+    assert not any(one.any() for one in inside)
+    assert inside[3].shape == (0, 3)
+    assert inside[7].shape == (0,)
 
 
 def test_nodes_without_edges_get_zeros_among_others(kit):
@@ -101,11 +102,11 @@ def test_the_order_of_edges_changes_rounding_only(kit):
     signature = kit.layer_signature(1, True, 21)
     tensors = kit.tensors_for(signature, edges=60)
     order = torch.argsort(tensors["centre"], stable=True)
-    edges = ("harmonics", "weights", "hidden", "centre", "neighbour")
+    edges = ("harmonics", "weights", "hidden", "places", "centre", "neighbour")
     ordered = {**tensors, **{name: tensors[name][order] for name in edges}}
     kernel = cpu_kernel(signature, torch.float64)
     one, two = kit.results(kernel, tensors), kit.results(kernel, ordered)
-    of_edges = (2, 3, 6, 7)
+    of_edges = (2, 3, 6, 7, 10, 11)
     expected = [part[order] if n in of_edges else part for n, part in enumerate(one)]
     assert kit.largest_error(two, expected) < ROUNDING[torch.float64]
 
@@ -141,6 +142,26 @@ def test_a_tensor_of_the_wrong_shape_or_dtype_is_an_error(kit, name):
             kit.results(kernel, {**tensors, name: wrong}, functions)
     with pytest.raises(ValueError, match="same number of edges"):
         kit.results(kernel, {**tensors, "centre": tensors["centre"][:-1]}, functions)
+
+
+def test_a_table_of_the_wrong_shape_is_an_error(kit):
+    signature = kit.layer_signature(0, True, 4)
+    tensors = kit.tensors_for(signature, torch.float32)
+    kernel = cpu_kernel(signature, torch.float32)
+    for name, wrong in (("places", tensors["places"].float()), ("rows", tensors["rows"][:5])):
+        with pytest.raises(ValueError, match="three rows for each of two ends or more"):
+            kit.results(kernel, {**tensors, name: wrong}, ["table_forward"])
+
+
+@pytest.mark.parametrize("place", [-0.5, 3.0, 1e300, float("nan")])
+def test_places_outside_of_a_table_read_nothing_outside_of_it(kit, place):
+    signature = kit.layer_signature(0, True, 4)
+    tensors = kit.tensors_for(signature, torch.float32)
+    tensors["places"][:] = place
+    functions = ["table_forward", "table_backward"]
+    found = kit.results(cpu_kernel(signature, torch.float32), tensors, functions)
+    assert all(one.isfinite().all() for one in found)
+    assert place < 0 or not any(one.any() for one in found)
 
 
 def test_strided_tensors_are_read_right(kit):

@@ -37,8 +37,12 @@ def build(**changes):
     return NequIPGNNModel(**{**arguments, **changes}).eval()
 
 
+KERNELS = {"modifier": "enable_NequIPKernels"}
+TABLES = [{"modifier": "enable_RadialTable", "max_error": 1e-3}]
+
+
 def with_kernels(model, **arguments):
-    return modify(copy.deepcopy(model), [{"modifier": "enable_NequIPKernels", **arguments}])
+    return modify(copy.deepcopy(model), [{**KERNELS, **arguments}])
 
 
 def kernels(model):
@@ -130,6 +134,43 @@ def test_forces_are_the_derivative_of_the_energy(crystal):
             energies.append(model(moved)["total_energy"].item())
         slope = -(energies[0] - energies[1]) / (2 * step)
         assert forces[atom, axis].item() == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_tables_are_the_same_with_kernels(crystal, order):
+    plain = build()
+    modifiers = [*TABLES, KERNELS]
+    slow = modify(copy.deepcopy(plain), modifiers[:1])
+    fast = modify(copy.deepcopy(plain), [modifiers[n] for n in order])
+    expected, found = slow(dict(crystal)), fast(dict(crystal))
+    for name in FIELDS:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-11)
+    assert not torch.equal(plain(dict(crystal))["forces"], found["forces"])
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_second_derivatives_of_the_energy_stay_in_inference(crystal, tables):
+    plain = modify(build(), TABLES) if tables else build()
+    fast = with_kernels(plain)
+
+    def curvature(model):
+        energy = model.model.energy
+        positions = crystal["pos"].clone().requires_grad_()
+        total = energy({**crystal, "pos": positions})["total_energy"].sum()
+        (slope,) = torch.autograd.grad(total, [positions], create_graph=True)
+        return torch.autograd.grad(slope[1, 0], [positions])[0]
+
+    torch.testing.assert_close(curvature(fast), curvature(plain), rtol=0, atol=1e-10)
+
+
+def test_gradients_by_weights_stay_in_evaluation(crystal):
+    plain = modify(build(), [{"modifier": "disable_ForceStressOutput"}])
+    fast = with_kernels(plain)
+    for one in (plain, fast):
+        one(dict(crystal))["total_energy"].sum().backward()
+    for (name, want), have in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        assert have.grad is not None, name
+        torch.testing.assert_close(have.grad, want.grad, rtol=1e-10, atol=1e-12)
 
 
 def test_a_frame_without_edges_has_the_energy_of_its_atoms():

@@ -174,7 +174,7 @@ class CpuKernel:
         given = self._reals((rows, "num_weights"))
         if places.dtype != torch.float64 or places.dim() != 1 or len(rows) < 6 or len(rows) % 3:
             raise ValueError(
-                "expected places (E,) in torch.float64 and three rows for each of two ends or more, "
+                "expected places (E,) in torch.float64, three rows for each of two ends or more, "
                 f"got {tuple(places.shape)} in {places.dtype} and {tuple(rows.shape)}"
             )
         return [places.contiguous(), *given]

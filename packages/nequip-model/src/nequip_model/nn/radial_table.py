@@ -1,4 +1,4 @@
-"""Radial networks as tables, for inference: few functions of the distance, piecewise polynomials."""
+"""Radial networks as tables, for inference: piecewise polynomials in the distance."""
 
 from __future__ import annotations
 
@@ -144,8 +144,7 @@ class _Network:
         return [part.detach() for part in parts]
 
     def ends(self, intervals: int) -> torch.Tensor:
-        """Return h, h' and h'' at 0, 1, ..., n intervals, by the place in intervals, (n + 1, 3, H).
-        """
+        """Return h, h' and h'' by the place at 0, 1, ..., n intervals, (n + 1, 3, H)."""
         nodes = torch.arange(1, intervals + 1, dtype=torch.float64) / intervals
         jet = torch.stack(self.jet(nodes, 2), dim=1)
         near = torch.tensor([0.0, _NEAR_ZERO], dtype=torch.float64)
