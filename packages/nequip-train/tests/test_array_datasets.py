@@ -103,6 +103,40 @@ def test_an_npz_file_that_does_not_fit_is_refused(tmp_path):
         NPZDataset(str(tmp_path / "none.npz"))
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_npz_file_is_read_frame_by_frame_unless_it_is_compressed(tmp_path, save, order):
+    values = arrays(50)
+    path = tmp_path / "data.npz"
+    positions = np.asarray(values["pos"], dtype=np.float32, order=order)
+    save(path, R=positions, z=NUMBERS, E=values["energy"], F=values["forces"])
+    dataset = NPZDataset(str(path))
+    mapped = {field: isinstance(array, np.memmap) for field, array in dataset.arrays.items()}
+    assert set(mapped.values()) == {save is np.savez}
+    frame = dataset[17]
+    np.testing.assert_array_equal(frame["pos"], values["pos"][17].astype(np.float32))
+    # A transform may change a frame in place: neither the file nor another frame is changed.
+    for key in ("pos", "atomic_numbers"):
+        frame[key] += 1
+    assert dataset[17]["atomic_numbers"].tolist() == [8, 1, 1]
+    np.testing.assert_array_equal(dataset[17]["pos"], values["pos"][17].astype(np.float32))
+    # Another process opens the file itself: the arrays do not travel.
+    record = pickle.dumps(dataset)
+    assert len(record) < values["forces"].nbytes
+    assert torch.equal(pickle.loads(record)[17]["forces"], dataset[17]["forces"])
+
+
+def test_a_broken_npz_file_is_refused(tmp_path):
+    path = tmp_path / "data.npz"
+    values = arrays(3)
+    np.savez(path, R=values["pos"], z=NUMBERS, E=values["energy"])
+    content = path.read_bytes()
+    first = content.index(b"\x93NUMPY")
+    path.write_bytes(content[:first] + b"NUMPY\x93" + content[first + 6 :])
+    with pytest.raises(DataError, match="cannot be read as npz of plain arrays"):
+        NPZDataset(str(path))
+
+
 class Explosive:
     """Would raise if it were unpickled."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import types
 
@@ -14,6 +15,7 @@ from nequip_train.callbacks.loss_coefficients import (
     LossCoefficientMonitor,
     LossCoefficientScheduler,
 )
+from nequip_train.callbacks.profiler import TorchProfilerCallback
 from nequip_train.callbacks.soft_adapt import SoftAdapt
 from nequip_train.callbacks.tf32 import TF32Scheduler
 from nequip_train.callbacks.training_statistics import TrainingStatsMonitor, WandbWatch
@@ -302,3 +304,48 @@ def test_watching_needs_its_logger_and_ends_with_the_training(small):
     trainer.fit(small.module(NequIPLightningModule), datamodule=small.data())
     assert calls == [{"log": "all", "log_freq": 5, "log_graph": False}, "unwatched"]
     wrong(small, WandbWatch(5), "WandbLogger")
+
+
+def test_every_cycle_of_the_profiler_is_a_trace_and_a_table(small, tmp_path):
+    callback = TorchProfilerCallback(
+        str(tmp_path / "profiler"), str(tmp_path / "copies"), wait=1, warmup=1, active=1, repeat=2
+    )
+    trainer = small.trainer([callback], max_epochs=3)  # of three batches
+    trainer.fit(small.module(NequIPLightningModule), datamodule=small.data())
+    traces = sorted((tmp_path / "profiler").glob("*.pt.trace.json"))
+    assert [file.name.split(".")[-4] for file in traces] == ["cycle0", "cycle1"]
+    for file in traces:
+        assert (tmp_path / "copies" / file.name).read_bytes() == file.read_bytes()
+        names = {event.get("name") for event in json.loads(file.read_text())["traceEvents"]}
+        assert "aten::mm" in names
+        assert sum(str(name).startswith("ProfilerStep#") for name in names) == 1
+    tables = sorted((tmp_path / "profiler").glob("*.txt"))
+    assert len(tables) == 2
+    assert "aten::mm" in tables[0].read_text()
+
+
+def test_a_training_too_short_for_a_trace_says_so(small, tmp_path, caplog):
+    callback = TorchProfilerCallback(str(tmp_path / "profiler"), wait=50)
+    trainer = small.trainer([callback], max_epochs=1)
+    trainer.fit(small.module(NequIPLightningModule), datamodule=small.data())
+    assert "wrote no trace: the training ended before the 54 batches of a cycle" in caplog.text
+    assert not (tmp_path / "profiler").exists()
+
+
+def test_the_profiler_records_the_given_processes_only_and_stops_after_a_failure(small, tmp_path):
+    class Failing(lightning.Callback):
+        def on_train_batch_end(self, *_):
+            raise RuntimeError("a failure")
+
+    here, elsewhere = (
+        TorchProfilerCallback(str(tmp_path / str(ranks)), ranks=ranks) for ranks in (None, [1])
+    )
+    started = []
+    here.on_train_batch_end = lambda *_: started.extend([here._profile, elsewhere._profile])
+    with pytest.raises(RuntimeError, match="a failure"):
+        small.trainer([here, elsewhere, Failing()]).fit(
+            small.module(NequIPLightningModule), datamodule=small.data()
+        )
+    assert started[0] is not None
+    assert started[1] is None
+    assert here._profile is None

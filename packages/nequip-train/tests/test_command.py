@@ -278,7 +278,12 @@ MISTAKES = {
     "checkpoint suffix": (["++ckpt_path=data.xyz"], "must end in .ckpt, got 'data.xyz'"),
     "no checkpoint": (["++ckpt_path=no.ckpt"], "no checkpoint at 'no.ckpt'"),
     "run folder": (["hydra.run.dir=config.yaml"], "the run's folder or a file in it cannot be"),
-    "override": (["trainer.max_epoch=3"], "Could not override 'trainer.max_epoch'"),
+    "override": (
+        ["trainer.max_epoch=3"],
+        "there is no key 'max_epoch' in trainer (a new one is given as ++trainer.max_epoch=...); "
+        "did you mean 'max_epochs'?",
+    ),
+    "override of a section": (["trianer.max_epochs=3"], "did you mean 'trainer'?"),
 }
 
 

@@ -7,9 +7,9 @@ import os
 import pytest
 import torch
 
-from nequip_core.errors import ConfigError
+from nequip_core.errors import ConfigError, DataError
 from nequip_train.data.datasets import EMTTestDataset
-from nequip_train.data.loaders import LOADER, Surroundings, build_loader
+from nequip_train.data.loaders import LOADER, Surroundings, build_loader, errors_of_workers
 from nequip_train.data.shares import emptied_, is_filling
 
 WHERE = "data.train_dataloader"
@@ -139,3 +139,38 @@ def test_workers_give_the_same_batches_and_leave_threads_alone(frames):
     ]
     assert workers == plain
     assert torch.get_num_threads() == threads
+
+
+def needs_gradients(frame):
+    return {**frame, "pos": frame["pos"].clone().requires_grad_() * 1.0}
+
+
+def refused(frame):
+    raise DataError("two lines\nof a message")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_data_that_require_gradients_are_refused_with_and_without_workers(num_workers, batch_size):
+    dataset = EMTTestDataset([needs_gradients], supercell=(1, 1, 1), num_frames=2)
+    loader = loader_of(dataset, batch_size=batch_size, num_workers=num_workers)
+    message = r"^'pos' of a frame requires gradients; .* \.detach\(\)"
+    with pytest.raises(DataError, match=message), errors_of_workers():
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_mistake_in_data_is_told_alike_with_and_without_workers(num_workers):
+    dataset = EMTTestDataset([refused], supercell=(1, 1, 1), num_frames=2)
+    with pytest.raises(DataError) as caught, errors_of_workers():
+        next(iter(loader_of(dataset, num_workers=num_workers)))
+    assert str(caught.value) == "frame 0 of EMTTestDataset: two lines\nof a message"
+
+
+def test_bugs_in_workers_keep_their_traceback(frames):
+    def broken(frame):
+        raise ZeroDivisionError("a bug")
+
+    dataset = EMTTestDataset([broken], supercell=(1, 1, 1), num_frames=2)
+    with pytest.raises(ZeroDivisionError, match="Original Traceback"), errors_of_workers():
+        next(iter(loader_of(dataset, num_workers=1)))

@@ -19,6 +19,7 @@ import yaml
 
 from nequip_core.errors import ConfigError
 from nequip_train.command import main
+from nequip_train.modules import NequIPLightningModule
 from nequip_train.run_folder import figures
 from nequip_train.run_folder.metrics_files import MetricsFiles, read_metrics
 from nequip_train.run_folder.options import RunFolderOptions, run_folder_options
@@ -88,6 +89,22 @@ def test_the_errors_by_type_are_those_of_the_metrics_and_of_the_sample(finished)
         assert [float(line["mae"]) for line in csv.DictReader(stream)] == [
             row["mae"] for row in content["errors"]
         ]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_energies_of_atoms_are_compared_only_where_they_are_asked_for(small, tmp_path, trained):
+    metric = {"field": "atomic_energy", "metric": {"_target_": "nequip.train.MeanAbsoluteError"}}
+    asked = {"_target_": "nequip.train.MetricsManager", "metrics": [metric]}
+    module = small.module(NequIPLightningModule, **({"test_metrics": asked} if trained else {}))
+    data = small.data()
+    data.setup("test")
+    (batch,) = list(data.test_dataloader()[0])[:1]
+    batch["atomic_energy"] = torch.zeros(len(batch["pos"]), 1, dtype=torch.float64)
+    errors = PredictionErrors(tmp_path)
+    errors._compare("test0", module, module(dict(batch)), batch)
+    fields = {field for _, field, _ in errors._samples}
+    assert fields - {"atomic_energy"} == {"total_energy", "forces", "stress"}
+    assert ("atomic_energy" in fields) == trained
 
 
 def test_metrics_as_lines_and_as_table_are_those_of_the_users_logger(finished, logged):

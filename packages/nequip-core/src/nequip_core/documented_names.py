@@ -318,6 +318,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "LossCoefficientMonitor",
             "LossCoefficientScheduler",
         ),
+        "nequip_train.callbacks.profiler": ("TorchProfilerCallback",),
         "nequip_train.callbacks.soft_adapt": ("SoftAdapt",),
         "nequip_train.callbacks.tf32": ("TF32Scheduler",),
         "nequip_train.callbacks.training_statistics": ("TrainingStatsMonitor", "WandbWatch"),

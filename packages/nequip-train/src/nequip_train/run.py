@@ -20,6 +20,7 @@ from nequip_train.before_training import check_before_training
 from nequip_train.check import Plan, check_config, resolve, training_module
 from nequip_train.checking.labels import Need, check_labels, managers_of, needs_of
 from nequip_train.construction import SPECIAL_KEYS, build, call, resolve_target
+from nequip_train.data.loaders import errors_of_workers
 from nequip_train.metrics_table import print_metrics
 from nequip_train.resolvers import register_resolvers, register_statistics
 from nequip_train.restart.resume import set_aside_newer
@@ -189,6 +190,7 @@ def _versions(extensions: list[str]) -> dict[str, str]:
     return {"python": platform.python_version(), **installed_versions(names)}
 
 
+@errors_of_workers()
 def _fresh_module(
     config: DictConfig, plan: Plan, datamodule: NequIPDataModule, info: dict[str, Any]
 ) -> NequIPLightningModule:
@@ -282,6 +284,7 @@ def _check_labels(datamodule: NequIPDataModule, needs: Sequence[Need], stages: l
     _LOG.info("labels of the data, in how many of the frames looked at:\n%s", "\n".join(table))
 
 
+@errors_of_workers()
 def _run_stages(
     plan: Plan,
     first: int,

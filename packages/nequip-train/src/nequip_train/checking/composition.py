@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from nequip_core.errors import ConfigError
+from nequip_core.errors import ConfigError, closest
 from nequip_train.checking.positions import Positions, positions_of, yaml_mistake
 from nequip_train.resolvers import register_resolvers
 
@@ -73,6 +73,20 @@ def composition_error(error: Exception) -> ConfigError:
     """Return in one line what Hydra, OmegaConf or PyYAML says against a config."""
     if isinstance(error, yaml.YAMLError):
         return ConfigError(yaml_mistake(error))
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return ConfigError(_unknown_key(cause))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = f"{error.__cause__}".splitlines()[:1] if error.__cause__ else []
-    return ConfigError("; ".join(lines + cause))
+    return ConfigError("; ".join(lines + (str(cause).splitlines()[:1] if cause else [])))
+
+
+def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
+    """Return what to say of an override of a key that the config does not have."""
+    key, path = str(error.key), str(error.full_key)
+    parent = path.removesuffix(key).rstrip(".")
+    node = error.parent_node
+    there = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    return (
+        f"override of '{path}': there is no key '{key}'{f' in {parent}' if parent else ''} (a new "
+        f"one is given as ++{path}=...){closest(key, there)}"
+    )

@@ -18,6 +18,7 @@ from nequip_core.plugins import BEFORE_TRAINING, import_extensions, plugin_names
 from nequip_train.check import Plan, check_config, resolve, training_module
 from nequip_train.checking.labels import Coverage, check_labels, needs_of
 from nequip_train.checking.memory import MemoryMeter, shown_bytes, tensor_bytes
+from nequip_train.data.loaders import errors_of_workers
 from nequip_train.metrics_manager import WEIGHTED_SUM
 from nequip_train.resolvers import register_resolvers, register_statistics
 from nequip_train.run import (
@@ -86,6 +87,8 @@ def dry_run(config: DictConfig, report: Report) -> None:
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Leave out Lightning's messages about the trainer, which are those of a run."""
+    import lightning.pytorch  # noqa: F401 - which sets these levels when it is first imported
+
     loggers = [logging.getLogger(f"lightning{name}") for name in ("", ".pytorch", ".fabric")]
     levels = [logger.level for logger in loggers]
     try:
@@ -126,6 +129,7 @@ def _counts(datamodule: NequIPDataModule) -> Iterator[str]:
             yield f"{part} {len(dataset)} frames of {dataset}"
 
 
+@errors_of_workers()
 def _batches(
     module: NequIPLightningModule,
     datamodule: NequIPDataModule,

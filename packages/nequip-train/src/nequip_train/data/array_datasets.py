@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import os
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +44,10 @@ _HDF5_KEYS = {
     "atomic_numbers": ATOMIC_NUMBERS_KEY,
     "types": ATOM_TYPE_KEY,
 }
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 # They may be given once for all frames.
 _SHARED = (ATOMIC_NUMBERS_KEY, ATOM_TYPE_KEY)
 
@@ -54,9 +61,9 @@ def _frame(arrays: Mapping[str, Any], index: int, where: str) -> Frame:
     values: dict[str, Any] = {}
     for field, array in arrays.items():
         if field in _SHARED and array.ndim == 1:
-            values[field] = np.asarray(array[()])
+            values[field] = np.array(array[()])
             continue
-        value = np.asarray(array[index])
+        value = np.array(array[index])
         if value.dtype.kind == "f":
             value = value.astype(np.float64)
         values[field] = value[None] if get_field_type(field) == "graph" else value
@@ -91,11 +98,38 @@ def _checked_mapping(mapping: Mapping[str, str]) -> dict[str, str]:
     return dict(mapping)
 
 
+def _stored_array(path: str, name: str) -> np.ndarray | None:
+    """Return an array of an npz file as it lies there, without reading it.
+
+    None if it has to be read: it is compressed, of objects, empty, or of a rare header.
+
+    Raises:
+        ValueError: there is no array where the file says that there is one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED:
+        return None
+    with Path(path).open("rb") as file:
+        # The header before the content may differ in length from the one in the directory.
+        file.seek(member.header_offset + 26)
+        lengths = struct.unpack("<HH", file.read(4))
+        file.seek(sum(lengths), os.SEEK_CUR)
+        read_header = _NPY_HEADERS.get(np.lib.format.read_magic(file))
+        if read_header is None:
+            return None
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject or 0 in shape:
+            return None
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
 class NPZDataset(AtomicDataset):
     """Frames of the same atoms in an npz file, the first axis of an array being frames.
 
     Args:
-        file_path: a file of `numpy.savez`; it is read at once. It holds no pickled objects.
+        file_path: a file of `numpy.savez`, whose frames are read when they are asked for, or of
+            `numpy.savez_compressed`, which is read at once. It holds no pickled objects.
         transforms: see `AtomicDataset`.
         key_mapping: name in the file -> field name; other arrays of the file are left. Needed are
             ``pos`` (F, N, 3), ``total_energy`` (F,) or (F, 1), and ``atomic_numbers`` (N,) or
@@ -120,7 +154,7 @@ class NPZDataset(AtomicDataset):
         super().__init__(transforms, energy_units, length_units)
         self.file_path = str(require_file(file_path, "data file"))
         mapping = _checked_mapping(_NPZ_KEYS if key_mapping is None else key_mapping)
-        self.arrays = self._read(mapping, optional=key_mapping is None)
+        self.key_mapping, self._forces_optional = mapping, key_mapping is None
         for field in (POSITIONS_KEY, TOTAL_ENERGY_KEY):
             if field not in self.arrays:
                 raise ConfigError(
@@ -132,22 +166,32 @@ class NPZDataset(AtomicDataset):
         if self.num_frames == 0:
             raise DataError(f"{self} holds no frames")
 
-    def _read(self, mapping: Mapping[str, str], optional: bool) -> dict[str, np.ndarray]:
-        """Return the arrays by field; without a mapping of the user's, forces may be absent."""
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by field; without a mapping of the user's, forces may be absent."""
         try:
             with np.load(self.file_path, allow_pickle=False) as file:
                 names = list(file.files)
-                for name, field in mapping.items():
-                    if name not in names and not (optional and field == FORCE_KEY):
+                for name, field in self.key_mapping.items():
+                    if name not in names and not (self._forces_optional and field == FORCE_KEY):
                         raise DataError(
                             f"{self} has no array '{name}'{closest(name, names)} (it has "
                             f"{', '.join(names)}); say by key_mapping which array is '{field}'"
                         )
-                return {field: file[name] for name, field in mapping.items() if name in names}
+                found = {}
+                for name, field in self.key_mapping.items():
+                    if name in names:
+                        stored = _stored_array(self.file_path, name)
+                        found[field] = file[name] if stored is None else stored
+                return found
+        except DataError:
+            raise
         except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"{self} cannot be read as npz of plain arrays: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for another process, which opens the file itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "arrays"}
 
     def __len__(self) -> int:
         """Return the number of frames."""

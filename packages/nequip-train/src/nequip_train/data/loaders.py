@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +13,20 @@ import torch
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from nequip_core.documented_names import canonical_name
-from nequip_core.errors import ConfigError, DataError
+from nequip_core.errors import ConfigError, DataError, NequIPError
 from nequip_core.frames import Frame, batched_from_list
 from nequip_core.instantiate import TARGET
 from nequip_train.construction import accepted_arguments, build, resolve_target
 from nequip_train.data.shares import DealtBatches, FillingCollate, split
 
-__all__ = ["LOADER", "Surroundings", "build_loader", "collate", "without_our_samplers"]
+__all__ = [
+    "LOADER",
+    "Surroundings",
+    "build_loader",
+    "collate",
+    "errors_of_workers",
+    "without_our_samplers",
+]
 
 LOADER = "torch.utils.data.DataLoader"
 # Where a GPU computes, so many processes read frames for the one that drives it, at most.
@@ -25,14 +34,24 @@ _WORKERS = {"train": 4, "other": 2}
 _OWN = "nequip_train.data."
 _SAMPLERS = ("sampler", "batch_sampler")
 _GROUPING = ("batch_size", "shuffle", "drop_last")
+# How torch begins the message of an error that came from a worker process.
+_CAUGHT = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
 
 
 def collate(frames: Sequence[Frame]) -> Frame:
     """Return the batch of a list of frames.
 
     Raises:
-        DataError: the frames do not have the same fields.
+        DataError: the frames do not have the same fields, or one of them requires gradients, which
+            could not leave a worker process.
     """
+    for frame in frames:
+        for key, value in frame.items():
+            if getattr(value, "requires_grad", False):
+                raise DataError(
+                    f"'{key}' of a frame requires gradients; data must not: end the transform or "
+                    "data set that made it with .detach(), the model asks for its own gradients"
+                )
     try:
         return batched_from_list(frames)
     except (RuntimeError, KeyError) as error:
@@ -40,6 +59,23 @@ def collate(frames: Sequence[Frame]) -> Frame:
             f"{error.args[0] if error.args else error}. Frames without a label can be given one of "
             "NaN by a transform such as AddNaNStressTransform, and 'ignore_nan' in loss and metrics"
         ) from error
+
+
+@contextlib.contextmanager
+def errors_of_workers() -> Iterator[None]:
+    """Raise what a worker process has raised as it was, without the traceback that torch adds.
+
+    Raises:
+        NequIPError: of the class, and with the message, of the worker's.
+    """
+    try:
+        yield
+    except NequIPError as error:
+        if not _CAUGHT.match(str(error)):
+            raise
+        kind = type(error)
+        name = f"{kind.__module__}.{kind.__qualname__}: "
+        raise kind(str(error).rpartition(name)[2].rstrip()) from error
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ SAFE = (
     "trainer.callbacks.*Monitor*",
     "trainer.callbacks.*XYZFileWriter*",
     "trainer.callbacks.*WandbWatch*",
+    "trainer.callbacks.*TorchProfilerCallback*",
     "trainer.callbacks.*Timer*",
     "data.stats_manager*",
     "data.test_*",

@@ -32,6 +32,7 @@ from nequip_core.fields import (
     get_field_type,
 )
 from nequip_core.files import atomic_path
+from nequip_train.checking.labels import needs_of
 from nequip_train.data.units import field_unit
 from nequip_train.run_folder.record import guarded, only_warn
 
@@ -199,12 +200,16 @@ class PredictionErrors(lightning.Callback):
 
     def _compare(self, dataset: str, module: Any, output: Mapping[str, Any], batch: Any) -> None:
         names = list(module.type_names)
+        needed = {need.field for need in needs_of(module)}
         # Not the batch's own: one that only fills up the share of a process has no output.
         count = len(output[NUM_NODES_KEY])
         self._frames[dataset] = self._frames.get(dataset, 0) + count
         for field in _PREDICTED:
             label, prediction = batch.get(field), output.get(field)
             if label is None or prediction is None or label.shape != prediction.shape:
+                continue
+            # How a model divides the energy among atoms is its own affair unless it was trained.
+            if field == PER_ATOM_ENERGY_KEY and field not in needed:
                 continue
             if not torch.is_floating_point(label) or not label.numel():
                 continue
