@@ -14,6 +14,8 @@ REFERENCE = "nequip 0.19.1"
 # What benchmarks note besides times -> heading, how much one unit is, unit.
 EXTRAS = {
     "bytes": ("size of the file of", 1e3, "kB"),
+    "cpu": ("processor time of", 1e-3, "ms"),
+    "first": ("time of the first", 1.0, "s"),
     "loading": ("time to load before", 1e-3, "ms"),
     "peak": ("peak memory of", 1e6, "MB"),
 }

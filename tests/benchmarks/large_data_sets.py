@@ -1,15 +1,17 @@
 """Memory and time of training on a large data set, from files of several formats.
 
-    python tests/benchmarks/large_data_sets.py [--frames 100000] [--steps 50] [--folder DIR]
+    python tests/benchmarks/large_data_sets.py [--frames 100000] [--steps 50] [--workers 0]
+        [--folder DIR] [--formats extxyz HDF5 LMDB]
 
 Writes random distortions of ethanol (9 atoms, with energies and forces that mean nothing) as
 extxyz, HDF5 and LMDB, and trains a small model on each for some steps, statistics of the whole set
-and a validation included. Every start is a process of its own, of which the largest resident memory
-is printed: the first start, which makes neighbor lists, the second, which finds them, and one
-without the cache.
+and a validation included. Every start is a command of its own: the first, which makes neighbor
+lists, the second, which finds them, and one without the cache. Printed is the largest memory of its
+processes together, workers of the loaders included, on Linux.
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,15 +26,8 @@ from ase.build import molecule
 
 TYPES = ["C", "H", "O"]
 NETWORK = {"num_layers": 2, "num_features": 8, "l_max": 1, "radial_mlp_width": 16}
-# Runs the command and prints seconds and bytes; of children, so that nothing of ours counts.
-MEASURED = """
-import resource, subprocess, sys, time
-started = time.perf_counter()
-code = subprocess.run([sys.executable, "-c", "from nequip_train.command import main; raise "
-    "SystemExit(main())", *sys.argv[1:]], stdout=sys.stderr).returncode
-usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(code, time.perf_counter() - started, usage.ru_utime, 1024 * usage.ru_maxrss)
-"""
+COMMAND = "from nequip_train.command import main; raise SystemExit(main())"
+STARTS = ("first", "second", "without cache")
 
 
 def frames(count, seed=0):
@@ -94,11 +89,11 @@ FORMATS = {
 }
 
 
-def config(name, frames, steps):
+def config(name, frames, steps, workers):
     """Return a config that trains for some steps on the file of a format."""
     dataset, argument, file, _ = FORMATS[name]
     transforms = "nequip.data.transforms"
-    loader = {"_target_": "torch.utils.data.DataLoader", "batch_size": 10}
+    loader = {"_target_": "torch.utils.data.DataLoader", "batch_size": 10, "num_workers": workers}
     part = frames // 20
     return {
         "run": ["train"],
@@ -157,23 +152,57 @@ def config(name, frames, steps):
     }
 
 
+def family(pid):
+    """Return the ids of a process and of all that it started, on Linux."""
+    found = [pid]
+    for parent in found:  # grows while it is read
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def memory_of(pid):
+    """Return the resident memory of a process in bytes, shared pages divided among their users."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
 def measured(folder, name, caches):
     """Return wall and CPU time (s), and largest memory (bytes), of one start."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **caches}
-    command = [sys.executable, "-c", MEASURED, f"{name}.yaml", f"hydra.run.dir=out/{time.time()}"]
-    done = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE, check=True)
-    code, wall, processor, memory = done.stdout.split()
-    if int(code):
+    command = [sys.executable, "-c", COMMAND, f"{name}.yaml", f"hydra.run.dir=out/{time.time()}"]
+    started, most = time.perf_counter(), 0
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **caches},
+        stdout=sys.stderr,
+    )
+    while True:
+        most = max(most, sum(memory_of(pid) for pid in family(process.pid)))
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.2)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise SystemExit(f"the training on {name} failed")
-    return float(wall), float(processor), int(memory)
+    # Between two looks one process may have had more, which it remembers itself.
+    most = max(most, 1024 * usage.ru_maxrss)
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, most
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=0, help="of every loader")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -183,13 +212,15 @@ def main():
             _, _, file, write = FORMATS[name]
             if not (folder / file).exists():
                 write(folder / file, options.frames)
-            text = yaml.safe_dump(config(name, options.frames, options.steps), sort_keys=False)
+            content = config(name, options.frames, options.steps, options.workers)
+            text = yaml.safe_dump(content, sort_keys=False)
             (folder / f"{name}.yaml").write_text(text)
             size = (folder / file).stat().st_size / 1e6
             variables = ("NEQUIP_FRAME_CACHE", "NEQUIP_STATISTICS_CACHE")
             kept = {variable: str(folder / f"cache_{name}" / variable) for variable in variables}
             off = dict.fromkeys(variables, "off")
-            for start, caches in (("first", kept), ("second", kept), ("without cache", off)):
+            for start in options.starts:
+                caches = off if start == "without cache" else kept
                 wall, processor, memory = measured(folder, name, caches)
                 row = f"{wall:.0f} | {processor:.0f} | {memory / 1e6:.0f}"
                 print(f"| {name} | {size:.0f} | {start} | {row} |", flush=True)

@@ -163,6 +163,15 @@ def test_the_monitor_logs_the_coefficients(small, interval, steps):
     assert found == steps
 
 
+def test_logged_coefficients_are_those_of_the_epoch_whatever_the_order(small):
+    recorder = small.recorder()
+    schedule = LossCoefficientScheduler({1: {ENERGY: 3.0, FORCES: 1.0}})
+    callbacks = [LossCoefficientMonitor("epoch", 1), schedule]
+    trainer = small.trainer(callbacks, max_epochs=2, logger=recorder)
+    trainer.fit(small.module(NequIPLightningModule), datamodule=small.data())
+    assert [value for _, value in recorder.of(f"loss_coeff/{FORCES}")] == [0.75, 0.25]
+
+
 def wrong(small, callback, match):
     with pytest.raises(ConfigError, match=match):
         small.trainer([callback]).fit(small.module(NequIPLightningModule), datamodule=small.data())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
+import torch
 
 from nequip_core.errors import ConfigError
 from nequip_train.metrics_manager import MetricsManager
@@ -164,18 +165,22 @@ class LossCoefficientMonitor(lightning.Callback):
         require_interval(self, interval, frequency)
         self.interval = interval
         self.frequency = frequency
+        self._due = False
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, if it is the turn of this batch."""
-        if self.interval == "batch" and trainer.global_step % self.frequency == 0:
-            self._log(trainer, pl_module)
+        """Note whether it is the turn of this batch, or of the epoch that it is the first of."""
+        done = trainer.global_step if self.interval == "batch" else trainer.current_epoch
+        self._due = (self.interval == "batch" or batch_idx == 0) and done % self.frequency == 0
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Log, if it is the turn of this epoch."""
-        if self.interval == "epoch" and trainer.current_epoch % self.frequency == 0:
+    def on_before_backward(
+        self, trainer: lightning.Trainer, pl_module: Any, loss: torch.Tensor
+    ) -> None:
+        """Log what the loss was made with: other callbacks may have set it after our turn."""
+        if self._due:
             self._log(trainer, pl_module)
+            self._due = False
 
     def _log(self, trainer: lightning.Trainer, module: Any) -> None:
         values = {
