@@ -23,6 +23,7 @@ DISTRIBUTION_OF = {
     "allegro": "nequip-allegro",
     "functorch": "torch",
     "hydra": "hydra-core",
+    "torch_sim": "torch-sim-atomistic",
     "yaml": "pyyaml",
 }
 

@@ -13,7 +13,7 @@ import pytest
 
 CPU_SECONDS = 0.5
 HEAVY = ("ase", "e3nn", "hydra", "lightning", "numpy", "torch")
-LAYERS = ("nequip-core", "nequip-train", "nequip-package", "nequip-compile")
+LAYERS = ("nequip-core", "nequip-train", "nequip-package", "nequip-compile", "nequip-integrations")
 (PACKAGE,) = (Path(__file__).parents[1] / "golden").glob("format2-nequip-0.1.0/*.nequip.zip")
 # A command, the arguments that must answer at once, and what the answer contains.
 CALLS = [
@@ -27,6 +27,8 @@ CALLS = [
     ("nequip-package", ["list", str(PACKAGE)], "eager_model.pkl"),
     ("nequip-compile", ["--help"], "nequip-compile"),
     ("nequip-doctor", ["--help"], "nequip-doctor"),
+    ("nequip-ipi", ["--help"], "nequip-ipi"),
+    ("nequip-ipi", ["--where"], "ipi.py"),
 ]
 RUN_COMMAND = """
 import contextlib, importlib.metadata, io, json, sys

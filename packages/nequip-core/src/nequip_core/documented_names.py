@@ -326,10 +326,14 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nequip.integrations.ase": {"nequip_integrations.ase": ("NequIPCalculator",)},
     "nequip.ase": {"nequip_integrations.ase": ("NequIPCalculator",)},
+    "nequip.integrations.torchsim": {"nequip_integrations.torchsim": ("NequIPTorchSimCalc",)},
 }
 
 # documented name -> name of ours, where the two differ in more than the module
 _RENAMED: dict[str, str] = {
+    "nequip.model.saved_models.load_utils.load_saved_model": (
+        "nequip_core.saved_model.load_one_model"
+    ),
     "nequip.data.AtomicDataDict": "nequip_core.atomic_data_dict",
     "nequip.nn.graph_model.NEQUIP_CUSTOM_OPS_LIBS_KEY": (
         "nequip_model.nn.graph_model._CUSTOM_LIBRARIES_KEY"

@@ -30,6 +30,7 @@ __all__ = [
     "Parent",
     "SavedModel",
     "is_reference",
+    "load_one_model",
     "load_saved_model",
     "local_file",
     "requested_mode",
@@ -161,6 +162,25 @@ def load_saved_model(
         raise FileFormatError(
             f"'{found}' is not a saved model, or a damaged one, or cannot be read: {error}"
         ) from error
+
+
+def load_one_model(
+    input_path: str | os.PathLike[str],
+    compile_mode: str = "eager",
+    model_key: str = SOLE_MODEL,
+) -> torch.nn.Module:
+    """Return one model of a saved file; the documented ``load_saved_model`` of NequIP.
+
+    Args:
+        input_path: a file or the name of a model in a repository, see `load_saved_model`.
+        compile_mode: in which mode to load it.
+        model_key: which model of the file.
+
+    Raises:
+        ConfigError: the file has no model of that name.
+        NequIPError: see `load_saved_model`.
+    """
+    return select_model(load_saved_model(input_path, mode=compile_mode), model_key)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,7 @@ class ModelAdapter(ModelLoading):
         self.energy_units_to_eV = float(energy_units_to_eV)
         self.length_units_to_A = float(length_units_to_A)
         self.recipe = None
+        self._lock = threading.RLock()
         if isinstance(model, str | os.PathLike):
             arguments = {"source": model, "device": device, "transforms": transforms, **opening}
             arguments["length_units_to_A"] = self.length_units_to_A
@@ -139,8 +141,12 @@ class ModelAdapter(ModelLoading):
         self._take(loaded)
         return self
 
-    def model_input(self, data: Frame) -> Frame:
+    def model_input(self, data: Frame, skip: type | tuple[type, ...] = ()) -> Frame:
         """Return the model's input for a frame, on the device.
+
+        Args:
+            data: geometry and species, in the model's unit of length; changed in place.
+            skip: transforms of these classes are left out.
 
         Raises:
             UnknownSpeciesError: a species is not known to the model.
@@ -148,8 +154,10 @@ class ModelAdapter(ModelLoading):
         """
         if self._inputs_on_device:
             data = to_(data, self.device)
-        for transform in self.transforms:
-            data = transform(data)
+        with self._lock:  # a neighbor list that is kept serves one structure at a time
+            for transform in self.transforms:
+                if not isinstance(transform, skip):
+                    data = transform(data)
         return to_(data, self.device)
 
     def call_model(self, data: Frame) -> Frame:
@@ -166,12 +174,13 @@ class ModelAdapter(ModelLoading):
         state = {key: value for key, value in self.__dict__.items() if key != "_lock"}
         if self.recipe is not None:
             for key in ("model", "transforms"):
-                del state[key]
+                state.pop(key, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a pickled state, and open the model's file."""
         self.__dict__.update(state)
+        self._lock = threading.RLock()
         if self.recipe is not None:
             self._take(self._loaded(self.recipe))
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from nequip_core.compile_targets import ASE
-from nequip_core.errors import ConfigError, DataError, closest
+from nequip_core.errors import ConfigError, DataError, MissingDependencyError, closest
 from nequip_core.frames import Frame
 from nequip_core.neighbors import DEFAULT_BACKEND
 from nequip_core.saved_model import SOLE_MODEL
 from nequip_integrations.adapter import OPENING, ModelAdapter
-from nequip_integrations.ase_structures import ase_results, input_frame
 from nequip_integrations.loading import DEFAULT_SKIN
 from nequip_integrations.preparation import Transform
+
+try:
+    from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+    from nequip_integrations.ase_structures import ase_results, input_frame
+except ImportError as error:
+    raise MissingDependencyError(
+        f"ASE does not import ({error}): pip install 'nequip-integrations[ase]'"
+    ) from error
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -108,7 +114,6 @@ class NequIPCalculator(ModelAdapter, Calculator):
         _require_known(kwargs, type(self).__name__)
         super().__init__(**kwargs)
         self.adopt(model, device, transforms, energy_units_to_eV, length_units_to_A, opening)
-        self._lock = threading.RLock()
 
     def calculate(
         self,
@@ -164,11 +169,6 @@ class NequIPCalculator(ModelAdapter, Calculator):
 
     def save_extra_outputs(self, out: Frame) -> None:
         """Do nothing; override to put further outputs of the model into ``results``."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a pickled state."""
-        super().__setstate__(state)
-        self._lock = threading.RLock()
 
 
 def _require_known(arguments: dict[str, Any], name: str) -> None:

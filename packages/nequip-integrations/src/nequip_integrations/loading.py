@@ -252,7 +252,9 @@ class ModelLoading:
         unit = _require_made_here(kwargs)
         arguments = {"source": source, "device": device, "length_units_to_A": unit, **settings}
         loaded = cls._loaded((method, arguments))
-        adapter = cls(loaded.model, loaded.device, transforms=loaded.transforms, **kwargs)  # type: ignore[call-arg]
+        adapter = cls(  # type: ignore[call-arg]
+            loaded.model, device=loaded.device, transforms=loaded.transforms, **kwargs
+        )
         adapter.way, adapter.recipe = loaded.way, loaded.recipe
         return adapter
 
