@@ -17,6 +17,7 @@ from nequip_compile.cxx import require_compiler
 from nequip_compile.export import export_trace, trace_model
 from nequip_compile.operators import options_for_operators
 from nequip_compile.preparation import (
+    adapted_model,
     example_frames,
     frames_to_verify,
     model_metadata,
@@ -152,7 +153,8 @@ def compile_models(
     found: dict[Path, list[FieldComparison]] = {}
     with contextlib.ExitStack() as files:
         for group in sharing_targets(list(outputs.values())):
-            shared = _shared(eager, group, place, example, bounds)
+            adapted = adapted_model(prepared_model(eager, place), group[0])
+            shared = _shared(adapted, group, place, example, bounds)
             for path, target in outputs.items():
                 if target in group:
                     temporary = files.enter_context(atomic_path(path))

@@ -21,6 +21,7 @@ from nequip_core.frames import Frame, batched_from_list
 from nequip_core.synthetic import synthetic_frame
 
 __all__ = [
+    "adapted_model",
     "example_frames",
     "frames_to_verify",
     "model_metadata",
@@ -44,6 +45,20 @@ def prepared_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Mod
             f"expected a graph model, got {type(model).__name__} without the marker is_graph_model"
         )
     return copy.deepcopy(model).eval().requires_grad_(False).to(device)
+
+
+def adapted_model(model: torch.nn.Module, target: CompileTarget | None) -> torch.nn.Module:
+    """Return what is compiled for a target: the model, or what the target makes of it.
+
+    A target that asks for more than models compute has a method ``adapt(model) -> model``, which
+    takes and returns a graph model, and may change the one that it gets.
+
+    Args:
+        model: a copy that nobody else uses, see `prepared_model`.
+        target: what it is compiled for; None: for all targets.
+    """
+    adapt = getattr(target, "adapt", None)
+    return model if adapt is None else adapt(model).eval()
 
 
 def model_metadata(

@@ -10,7 +10,7 @@ import torch
 
 from nequip_compile.example_data import load_example
 from nequip_compile.modified import modified_model
-from nequip_compile.preparation import frames_to_verify, prepared_model
+from nequip_compile.preparation import adapted_model, frames_to_verify, prepared_model
 from nequip_compile.progress import stage
 from nequip_compile.report import verification_report
 from nequip_compile.sizes import sizes_of_file
@@ -60,7 +60,7 @@ def verify_again(
     references: dict[str, Reference] = {}
     if source is not None:
         with stage(f"evaluating {source}"):
-            eager = _eager(compiled, source, trust_code)
+            eager = adapted_model(_eager(compiled, source, trust_code), target)
             example = None
             if data_path is not None:
                 example = load_example(Path(data_path), compiled.type_names, compiled.r_max)

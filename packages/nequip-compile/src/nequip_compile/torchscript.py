@@ -16,6 +16,7 @@ import torch
 
 from nequip_compile.export import ListInputOutput, target_inputs, trace_model
 from nequip_compile.preparation import (
+    adapted_model,
     example_frames,
     frames_to_verify,
     model_metadata,
@@ -100,7 +101,7 @@ def compile_model(
     """
     final = require_output_suffix(output, TORCHSCRIPT_SUFFIX, "TorchScript model")
     place = available_device(device)
-    eager = prepared_model(model, place)
+    eager = adapted_model(prepared_model(model, place), target)
     metadata = model_metadata(eager, tf32, target, source)
     say("TorchScript is deprecated by torch; where the engine takes .nequip.pt2, use aotinductor")
     fields = _all_fields(eager, target, place, example)

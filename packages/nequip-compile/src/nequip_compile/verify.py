@@ -13,7 +13,7 @@ from nequip_compile.export import ListInputOutput, target_inputs
 from nequip_compile.structures import many_kinds
 from nequip_core.compile_targets import CompileTarget
 from nequip_core.errors import CompileError
-from nequip_core.fields import EDGE_CELL_SHIFT_KEY, EDGE_INDEX_KEY
+from nequip_core.fields import EDGE_INDEX_KEY, get_field_type
 from nequip_core.frames import Frame, batched_from_list
 from nequip_core.tolerances import model_tolerance
 
@@ -195,7 +195,7 @@ def _compare_field(
                 f"'{title}': {tuple(found[title].shape)} against {tuple(values.shape)}"
             )
     errors = {title: _largest(found[title] - wanted[title]) for title in wanted}
-    scale = max(_largest(wanted[title] - isolated[title]) for title in wanted)
+    scale = max(_largest(_of_interaction(wanted[title], isolated[title])) for title in wanted)
     magnitude = max(_largest(values) for values in wanted.values())
     allowed = tolerance * max(scale, _SMALLEST_SCALE) + _FLOAT64_ROUNDING * magnitude
     float64_error = None
@@ -217,11 +217,17 @@ def _compare_field(
 
 def _without_edges(inputs: Frame) -> Frame:
     bare = dict(inputs)
-    if EDGE_INDEX_KEY in bare:
-        bare[EDGE_INDEX_KEY] = bare[EDGE_INDEX_KEY][:, :0]
-    if EDGE_CELL_SHIFT_KEY in bare:
-        bare[EDGE_CELL_SHIFT_KEY] = bare[EDGE_CELL_SHIFT_KEY][:0]
+    for name, values in inputs.items():
+        if name == EDGE_INDEX_KEY:
+            bare[name] = values[:, :0]
+        elif get_field_type(name, error_on_unregistered=False) == "edge":
+            bare[name] = values[:0]
     return bare
+
+
+def _of_interaction(values: torch.Tensor, isolated: torch.Tensor) -> torch.Tensor:
+    """Return what a field has because of edges; all of it where the field is one of edges."""
+    return values - isolated if values.shape == isolated.shape else values
 
 
 def _largest(values: torch.Tensor) -> float:

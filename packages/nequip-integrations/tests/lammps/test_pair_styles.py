@@ -1,0 +1,44 @@
+"""The pair styles give what the eager model gives in ASE, on one process and on two."""
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+ORDERS = (["Cu", "Ag", "O"], ["O", "Cu", "Ag"])
+
+
+def everything(tools, folder, structures, style, path, order, newton="on"):
+    """Commands that evaluate all structures, one after the other."""
+    text = ""
+    for name, atoms in structures.items():
+        out = folder / name.replace(" ", "_")
+        text += "clear\n" + tools.set_up(folder, name, atoms, order, newton)
+        text += f"pair_style {style}\npair_coeff * * {path} {' '.join(order)}\n"
+        text += tools.RESULTS.format(out=out)
+    return text
+
+
+def check_all(tools, folder, structures, calculator):
+    for name, atoms in structures.items():
+        found = tools.results_of(folder / name.replace(" ", "_"), atoms)
+        tools.assert_agree(found, calculator, atoms, name)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "target", "order", "processes", "newton"),
+    [
+        ("pth", None, 0, None, "off"),
+        ("pth", None, 1, 1, "on"),
+        ("pth", "lammps", 1, None, "on"),
+        ("pth", "lammps", 0, 2, "on"),
+        ("pth", "lammps", 1, 2, "off"),
+    ],
+)
+def test_nequip_agrees_with_ase(
+    suffix, target, order, processes, newton, compiled, build, eager, structures, run_lammps,
+    lammps_tools, tmp_path,
+):  # fmt: skip
+    path = compiled(suffix, target)
+    text = everything(lammps_tools, tmp_path, structures, "nequip", path, ORDERS[order], newton)
+    run_lammps(text, tmp_path, processes)
+    check_all(lammps_tools, tmp_path, structures, eager(build()))
