@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items):
         here = str(Path(__file__).parent)
         reason = f"needs {' and '.join(missing)}: the session `engines` has them"
         for item in items:
-            if str(item.path).startswith(here) and "no_engine" not in item.keywords:
+            if str(item.path).startswith(here):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
@@ -102,8 +102,8 @@ def structures():
 
 
 @pytest.fixture(scope="session")
-def build():
-    """Builder with small defaults: ``build(num_layers=1)``, ``build(allegro=True)``."""
+def model_of():
+    """Builder with small defaults: ``model_of(num_layers=1)``, ``model_of(allegro=True)``."""
 
     def make(allegro=False, **changes):
         return instantiate({**(ALLEGRO_CONFIG if allegro else MODEL_CONFIG), **changes}).eval()
@@ -125,8 +125,8 @@ def eager():
 
 
 @pytest.fixture(scope="session")
-def compiled(build, tmp_path_factory):
-    """Function to a compiled file: ``compiled("pth", "lammps", num_layers=1)``, made once each."""
+def compiled_file(model_of, tmp_path_factory):
+    """Function to a compiled file: ``compiled_file("pth", "lammps", num_layers=1)``, made once each."""
     made = {}
 
     def make(suffix, target, allegro=False, **changes):
@@ -141,7 +141,7 @@ def compiled(build, tmp_path_factory):
             path = tmp_path_factory.mktemp("compiled") / f"model.nequip.{suffix}"
             compiler = torchscript if suffix == "pth" else aotinductor
             wanted = None if target is None else targets[target]
-            compiler.compile_model(build(allegro, **changes), path, wanted)
+            compiler.compile_model(model_of(allegro, **changes), path, wanted)
             made[key] = path
         return made[key]
 

@@ -28,23 +28,23 @@ def crystal(lammps_tools):
     ],
 )
 def test_864_atoms_agree_with_ase(
-    suffix, target, processes, newton, compiled, build, eager, crystal, run_lammps, lammps_tools,
+    suffix, target, processes, newton, compiled_file, model_of, eager, crystal, run_lammps, lammps_tools,
     tmp_path,
 ):  # fmt: skip
-    path = compiled(suffix, target, allegro=True)
+    path = compiled_file(suffix, target, allegro=True)
     order, out = ["O", "Cu", "Ag"], tmp_path / "crystal"
     text = lammps_tools.set_up(tmp_path, "crystal", crystal, order, newton)
     text += f"pair_style allegro\npair_coeff * * {path} {' '.join(order)}\n"
     run_lammps(text + lammps_tools.RESULTS.format(out=out), tmp_path, processes)
     found = lammps_tools.results_of(out, crystal)
-    lammps_tools.assert_agree(found, eager(build(allegro=True)), crystal)
+    lammps_tools.assert_agree(found, eager(model_of(allegro=True)), crystal)
 
 
 def test_a_model_that_passes_messages_is_refused(
-    compiled, structures, run_lammps, lammps_tools, tmp_path
+    compiled_file, structures, run_lammps, lammps_tools, tmp_path
 ):
     # With images as atoms without neighbors, its numbers would be wrong, silently.
-    path, order = compiled("pth", None), lammps_tools.NAMES
+    path, order = compiled_file("pth", None), lammps_tools.NAMES
     text = lammps_tools.set_up(tmp_path, "cubic", structures["cubic"], order)
     text += f"pair_style allegro\npair_coeff * * {path} {' '.join(order)}\nrun 0\n"
     done = run_lammps(text, tmp_path, check=False)

@@ -35,10 +35,10 @@ def check_all(tools, folder, structures, calculator):
     ],
 )
 def test_nequip_agrees_with_ase(
-    suffix, target, order, processes, newton, compiled, build, eager, structures, run_lammps,
+    suffix, target, order, processes, newton, compiled_file, model_of, eager, structures, run_lammps,
     lammps_tools, tmp_path,
 ):  # fmt: skip
-    path = compiled(suffix, target)
+    path = compiled_file(suffix, target)
     text = everything(lammps_tools, tmp_path, structures, "nequip", path, ORDERS[order], newton)
     run_lammps(text, tmp_path, processes)
-    check_all(lammps_tools, tmp_path, structures, eager(build()))
+    check_all(lammps_tools, tmp_path, structures, eager(model_of()))

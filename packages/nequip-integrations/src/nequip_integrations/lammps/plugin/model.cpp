@@ -54,6 +54,10 @@ std::string joined(const Names &names) {
 }
 
 std::string first_lines(const std::string &text) {
+  // What failed inside of TorchScript stands in the last line, after its stack.
+  const auto raised = text.rfind("Error: ");
+  if (text.find("Traceback of TorchScript") != std::string::npos && raised != std::string::npos)
+    return first_lines(text.substr(raised + 7));
   // torch appends the stack of its own C++ code to what it says.
   std::istringstream stream(text);
   std::string result, line;
