@@ -8,7 +8,7 @@ import pytest
 USES = {
     "torch_sim": (
         "from nequip_integrations.torchsim import NequIPTorchSimCalc as use; use('m.nequip.zip')",
-        "torch-sim does not import .*pip install 'nequip-integrations[torch-sim]'",
+        "torch-sim does not import .*pip install 'nequip-integrations[torchsim]'",
     ),
     "openmm": (
         "from nequip_integrations.openmm import NequIPForce as use; use('m.nequip.zip')",

@@ -1,4 +1,4 @@
-"""NequIP models in torch-sim. Needs the extra ``nequip-integrations[torch-sim]``."""
+"""NequIP models in torch-sim. Needs the extra ``nequip-integrations[torchsim]``."""
 
 from __future__ import annotations
 

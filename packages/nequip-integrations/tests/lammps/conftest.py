@@ -126,7 +126,7 @@ def eager():
 
 @pytest.fixture(scope="session")
 def compiled_file(model_of, tmp_path_factory):
-    """Function to a compiled file: ``compiled_file("pth", "lammps", num_layers=1)``, made once each."""
+    """Maker of compiled files, each once: ``compiled_file("pth", "lammps", num_layers=1)``."""
     made = {}
 
     def make(suffix, target, allegro=False, **changes):

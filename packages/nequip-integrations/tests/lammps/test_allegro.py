@@ -28,8 +28,8 @@ def crystal(lammps_tools):
     ],
 )
 def test_864_atoms_agree_with_ase(
-    suffix, target, processes, newton, compiled_file, model_of, eager, crystal, run_lammps, lammps_tools,
-    tmp_path,
+    suffix, target, processes, newton, compiled_file, model_of, eager, crystal, run_lammps,
+    lammps_tools, tmp_path,
 ):  # fmt: skip
     path = compiled_file(suffix, target, allegro=True)
     order, out = ["O", "Cu", "Ag"], tmp_path / "crystal"

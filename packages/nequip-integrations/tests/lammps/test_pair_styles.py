@@ -35,8 +35,8 @@ def check_all(tools, folder, structures, calculator):
     ],
 )
 def test_nequip_agrees_with_ase(
-    suffix, target, order, processes, newton, compiled_file, model_of, eager, structures, run_lammps,
-    lammps_tools, tmp_path,
+    suffix, target, order, processes, newton, compiled_file, model_of, eager, structures,
+    run_lammps, lammps_tools, tmp_path,
 ):  # fmt: skip
     path = compiled_file(suffix, target)
     text = everything(lammps_tools, tmp_path, structures, "nequip", path, ORDERS[order], newton)

@@ -77,6 +77,7 @@ VARIABLES = {
     "NEQUIP_COMPILE": Variable("off: models are opened without compiling, default on", _on_or_off),
     "NEQUIP_COMPILE_CACHE": Variable("folder of compiled models, or off", _folder),
     "NEQUIP_KERNELS_CACHE": Variable("folder of compiled kernels, or off", _folder),
+    "NEQUIP_LAMMPS_CACHE": Variable("folder of compiled plugins for LAMMPS", _folder),
     "NEQUIP_STATISTICS_CACHE": Variable("folder of statistics of data sets, or off", _folder),
     "NEQUIP_FRAME_CACHE": Variable("folder of frames with neighbor lists, or off", _folder),
     "NEQUIP_REPOSITORY": Variable(
