@@ -61,6 +61,7 @@ OPTIONAL_LIBRARIES = (
     "jsonschema>=4.18",  # checks the schema of configs
     "cryptography>=42",
     "filelock>=3.12",
+    "phonopy>=2.30",
     "requests>=2.32",
     "schedulefree>=1.3",
     "waitress>=3",
@@ -87,6 +88,17 @@ REFERENCE_VERSIONS = ("0.10.0", "0.12.1", "0.14.0", "0.15.0", "0.16.2", "0.17.1"
 TORCH_ALONE = ("-c", "tools/constraints/torch-2.13.0-alone.txt")
 # An extension package as published, which must run on our layers unchanged.
 EXTENSION = "nequip-allegro==0.8.3"
+
+# Engines that our adapters are tested with, at the versions that the tests were written for.
+ENGINES = (
+    "lammps[mpi]==2025.7.22.4.0",
+    "torch-sim-atomistic==0.3.0",
+    "openmm>=8.6,<8.7",
+    "openmmml>=1.8,<1.9",
+    "ipi>=3.3,<3.4",
+    "phonopy>=4.10,<5",
+)
+ENGINE_TESTS = ("tests/engines", "packages/nequip-integrations/tests/lammps")
 
 # The inference subset, as a user installs it: pip install "nequip-integrations[ase]".
 LEAN_LAYERS = {"nequip-core": "", "nequip-integrations": "[ase]"}
@@ -234,6 +246,15 @@ def extension(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, "--no-build-isolation", *TEST_TOOLS, *layers)
     session.install("--no-deps", EXTENSION)
     session.run("pytest", "-c", "pyproject.toml", "tests/extension", *session.posargs)
+
+
+@nox.session
+def engines(session: nox.Session) -> None:
+    """Run the real simulation engines with our adapters, and compare with ASE."""
+    layers = folders(*(name for name in DISTRIBUTIONS if name != "nequip-kernels"))
+    session.install(*CONSTRAINTS, *SDIST_TOOLS, *BUILD_BACKEND)
+    session.install(*CONSTRAINTS, "--no-build-isolation", *ENGINES, *TEST_TOOLS, *layers)
+    session.run("pytest", "-c", "pyproject.toml", *ENGINE_TESTS, *session.posargs)
 
 
 @nox.session(python=False, requires=["workspace"])
