@@ -89,15 +89,8 @@ TORCH_ALONE = ("-c", "tools/constraints/torch-2.13.0-alone.txt")
 # An extension package as published, which must run on our layers unchanged.
 EXTENSION = "nequip-allegro==0.8.3"
 
-# Engines that our adapters are tested with, at the versions that the tests were written for.
-ENGINES = (
-    "lammps[mpi]==2025.7.22.4.0",
-    "torch-sim-atomistic==0.3.0",
-    "openmm>=8.6,<8.7",
-    "openmmml>=1.8,<1.9",
-    "ipi>=3.3,<3.4",
-    "phonopy>=4.10,<5",
-)
+# Simulation engines, as a user installs them, at versions of a constraints file.
+ENGINES = "./packages/nequip-integrations[ase,lammps,torchsim,openmm,ipi,phonons]"
 ENGINE_TESTS = ("tests/engines", "packages/nequip-integrations/tests/lammps")
 
 # The inference subset, as a user installs it: pip install "nequip-integrations[ase]".
@@ -251,9 +244,12 @@ def extension(session: nox.Session) -> None:
 @nox.session
 def engines(session: nox.Session) -> None:
     """Run the real simulation engines with our adapters, and compare with ASE."""
-    layers = folders(*(name for name in DISTRIBUTIONS if name != "nequip-kernels"))
-    session.install(*CONSTRAINTS, *SDIST_TOOLS, *BUILD_BACKEND)
-    session.install(*CONSTRAINTS, "--no-build-isolation", *ENGINES, *TEST_TOOLS, *layers)
+    others = (
+        name for name in DISTRIBUTIONS if name not in ("nequip-integrations", "nequip-kernels")
+    )
+    constraints = (*CONSTRAINTS, "-c", "tools/constraints/engines.txt")
+    session.install(*constraints, *SDIST_TOOLS, *BUILD_BACKEND)
+    session.install(*constraints, "--no-build-isolation", ENGINES, *TEST_TOOLS, *folders(*others))
     session.run("pytest", "-c", "pyproject.toml", *ENGINE_TESTS, *session.posargs)
 
 
