@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 import tomllib
 import warnings
@@ -113,6 +114,33 @@ def test_golden_checkpoint_predicts_the_same(folder: Path) -> None:
         models = load_saved_model(folder / item["file"]).models
         record = corpus.read_record(folder / item["record"])
         assert "outputs" in corpus.compare(models, record, TOLERANCE)
+
+
+# Loads a checkpoint where neither Lightning nor anything else of training can be imported.
+WITHOUT_TRAINING = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("lightning", "torchmetrics", "hydra", "nequip_train"):
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from nequip_core.saved_model import load_saved_model
+from nequip_core.synthetic import synthetic_frame
+
+model = load_saved_model(sys.argv[1]).models["sole_model"]
+print(float(model(synthetic_frame(model.type_names, 3.0))["forces"].abs().max()))
+"""
+
+
+def test_a_checkpoint_is_rebuilt_without_lightning() -> None:
+    folder = FOLDERS[-1]
+    item = script("corpus").read_corpus(folder)["items"][0]
+    command = [sys.executable, "-c", WITHOUT_TRAINING, str(folder / item["file"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0.0
 
 
 def test_a_changed_prediction_is_noticed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,25 @@ def test_python_examples_import_names_that_exist(document: Path) -> None:
                 module = importlib.import_module(node.module)
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+
+
+SCRIPTS = [
+    (document, block)
+    for document in DOCUMENTS
+    for block in re.findall(r"```bash\n(.*?)```", document.read_text(), flags=re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(
+    ("document", "script"), SCRIPTS, ids=[f"{name(item[0])}-{i}" for i, item in enumerate(SCRIPTS)]
+)
+def test_scripts_are_valid_bash(document: Path, script: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_are_scripts_for_a_queue() -> None:
+    assert sum("#SBATCH" in script for _, script in SCRIPTS) >= 2
 
 
 @pytest.mark.parametrize("record", sorted((ROOT / "docs" / "design").glob("*.md")), ids=name)

@@ -17,6 +17,7 @@ from nequip_core.neighbors import (
     torch_neighbors,
 )
 from nequip_core.synthetic import synthetic_frame
+from nequip_core.transforms import NeighborListTransform, SortedNeighborListTransform
 
 BACKENDS = ["vesin", "matscipy", "ase", "torch"]
 LIBRARIES = {"matscipy": "matscipy", "ase": "ase"}
@@ -309,6 +310,32 @@ def test_registered_backend_is_used_and_its_list_sorted(options):
         register_neighborlist_backend("mine", torch_neighbors)
     register_neighborlist_backend("mine", torch_neighbors, overwrite=True)
     assert options["mine"].fn is torch_neighbors
+
+
+def test_options_of_a_backend_reach_it_and_unknown_ones_are_refused(options):
+    given = []
+
+    def counting(data, r_max, max_neighbors=None, **_):
+        given.append(max_neighbors)
+        return torch_neighbors(data, r_max)
+
+    def strict(data, r_max, max_neighbors=None):
+        return counting(data, r_max, max_neighbors)
+
+    register_neighborlist_backend("counting", counting)
+    register_neighborlist_backend("strict", strict)
+    frame = synthetic_frame(["H"], 3.0, num_atoms=8)
+    compute_neighborlist_(dict(frame), 2.9, "counting", {"max_neighbors": 5, "other": 1})
+    for kind in (NeighborListTransform, SortedNeighborListTransform):
+        kind(2.9, backend="strict", backend_kwargs={"max_neighbors": 7})(dict(frame))
+    NeighborListTransform(2.9, backend="strict", skin=0.2, backend_kwargs={"max_neighbors": 9})(
+        dict(frame)
+    )
+    assert given == [5, 7, 7, 9]
+    with pytest.raises(ConfigError, match="'strict' has no option 'max_neighbor', only max_neigh"):
+        compute_neighborlist_(dict(frame), 2.9, "strict", {"max_neighbor": 5})
+    with pytest.raises(ConfigError, match="'vesin' has no options, got 'max_neighbors'"):
+        compute_neighborlist_(dict(frame), 2.9, "vesin", {"max_neighbors": 5})
 
 
 def test_registered_backend_for_cuda_alone_refuses_the_cpu(options):

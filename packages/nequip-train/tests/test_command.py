@@ -119,6 +119,34 @@ def test_testing_alone_uses_the_model_in_memory_and_says_so(config, train, logge
     assert "it measures the weights that the seed gives" in capsys.readouterr().out
 
 
+def test_stages_run_in_the_given_order_each_with_the_weights_there_are(config, train, logged):
+    config["run"] = ["val", "test", "train", "val", "test"]
+    config["trainer"] |= {"max_epochs": 1, "num_sanity_val_steps": 0}
+    assert train(config) == 0
+    values = logged()
+    # Before the training, at the end of its epoch, and after it.
+    before, during, after = values["val0_epoch/forces_mae"]
+    assert before != during == pytest.approx(after, rel=1e-6)
+    first, last = values["test0_epoch/forces_mae"]
+    assert first != last
+
+
+@pytest.mark.slow  # compiles a step of training: a minute
+def test_a_training_with_compiled_steps_gives_the_numbers_of_one_without(config, train, logged):
+    config["run"] = ["train", "test"]
+    config["trainer"]["max_epochs"] = 1
+    config["training_module"]["model"]["model_dtype"] = "float64"
+    found = []
+    for mode in ("eager", "compile"):
+        config["training_module"]["model"]["compile_mode"] = mode
+        assert train(config) == 0
+        found.append(logged())
+    eager, compiled = found
+    assert len(eager["train_loss_step/weighted_sum"]) == 3
+    for name in ("train_loss_step/weighted_sum", "test0_epoch/forces_mae"):
+        assert compiled[name] == pytest.approx(eager[name], rel=1e-8), name
+
+
 def test_a_second_run_in_the_same_folder_is_told_apart(config, train, workplace, capsys):
     config["run"] = ["train"]
     config["trainer"]["max_epochs"] = 1

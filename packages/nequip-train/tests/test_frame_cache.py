@@ -78,6 +78,14 @@ def lists(monkeypatch):
     return made
 
 
+def test_making_neighbor_lists_shows_how_far_it_is(workplace, capsys):
+    provided()
+    progress = capsys.readouterr().err
+    assert "frames of 'data.xyz'" in progress
+    assert "12/12" in progress
+    assert "atoms/s" in progress and "edges/s" in progress
+
+
 def test_kept_frames_are_those_made_anew_bit_for_bit(workplace):
     dataset = build(DATASET, "data")
     frames = kept(dataset, DATASET)

@@ -249,6 +249,35 @@ def test_callbacks_and_loggers_of_the_user_stay(config, train, workplace, monkey
     assert (workplace / "mine/lightning_logs/version_0/metrics.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("library", "logger", "written"),
+    [
+        ("tensorboard", {"_target_": "TensorBoardLogger", "save_dir": "logs"}, "**/events.out.*"),
+        (
+            "wandb",
+            {"_target_": "WandbLogger", "save_dir": "logs", "offline": True, "project": "test"},
+            "wandb/offline-run-*/*.wandb",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # those of the logger's own library
+def test_loggers_of_lightning_write_what_they_write(
+    config, train, workplace, monkeypatch, library, logger, written
+):
+    pytest.importorskip(library, reason="an optional library")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config["run"] = ["train"]
+    config["trainer"]["max_epochs"] = 1
+    target = f"lightning.pytorch.loggers.{logger['_target_']}"
+    config["trainer"]["logger"] = {**logger, "_target_": target}
+    (workplace / "logs").mkdir()
+    assert train(config) == 0
+    files = list((workplace / "logs").glob(written))
+    assert files
+    assert sum(file.stat().st_size for file in files) > 500
+    assert (workplace / "out" / "metrics.jsonl").exists()
+
+
 def test_without_a_logger_checkpoints_go_where_lightning_puts_them(
     config, train, workplace, monkeypatch
 ):

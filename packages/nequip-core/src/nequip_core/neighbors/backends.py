@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nequip_core.errors import ConfigError, closest
@@ -28,6 +29,7 @@ __all__ = [
     "NeighborlistBackendSpec",
     "neighborlist_backend",
     "register_neighborlist_backend",
+    "require_options",
 ]
 
 NEIGHBORLIST_BACKEND_ASE = "ase"
@@ -45,10 +47,11 @@ class NeighborlistBackendSpec:
 
     ``fn(data, r_max) -> data`` adds ``edge_index`` (2, E) and ``edge_cell_shift`` (E, 3), whole
     numbers, to a frame or a batch without edges; their order and dtype are free. It may change
-    `data`, which is a shallow copy, and must leave the tensors in it alone.
+    `data`, which is a shallow copy, and must leave the tensors in it alone. Further arguments are
+    options, which come from ``backend_kwargs``.
     """
 
-    fn: Callable[[Frame, float], Frame]
+    fn: Callable[..., Frame]
     supports_cpu: bool = True
     supports_cuda: bool = False
 
@@ -64,7 +67,7 @@ NEIGHBORLIST_BACKEND_OPTIONS: dict[str, NeighborlistBackendSpec] = {
 
 def register_neighborlist_backend(
     backend: str,
-    fn: Callable[[Frame, float], Frame],
+    fn: Callable[..., Frame],
     supports_cpu: bool = True,
     supports_cuda: bool = False,
     overwrite: bool = False,
@@ -115,3 +118,24 @@ def neighborlist_backend(name: str) -> NeighborlistBackendSpec:
     if name == NEIGHBORLIST_BACKEND_ALCHEMIOPS:
         advice = "; 'torch' works on CUDA devices and on whole batches as well"
     raise ConfigError(f"no neighbor-list backend '{name}', there are {', '.join(known)}{advice}")
+
+
+def require_options(name: str, spec: NeighborlistBackendSpec, options: Iterable[str]) -> None:
+    """Raise an error if a backend does not take one of the options.
+
+    Raises:
+        ConfigError: it does not; the message has those that there are.
+    """
+    parameters = list(inspect.signature(spec.fn).parameters.values())[2:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"backend_kwargs: the neighbor-list backend '{name}' has no option '{option}', "
+                f"only {', '.join(known)}{closest(option, known)}"
+                if known
+                else f"backend_kwargs: the neighbor-list backend '{name}' has no options, got "
+                f"'{option}'"
+            )

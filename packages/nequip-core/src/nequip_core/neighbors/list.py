@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,11 @@ from nequip_core.fields import (
     get_field_type,
 )
 from nequip_core.frames import Frame, num_nodes
-from nequip_core.neighbors.backends import DEFAULT_BACKEND, neighborlist_backend
+from nequip_core.neighbors.backends import (
+    DEFAULT_BACKEND,
+    neighborlist_backend,
+    require_options,
+)
 from nequip_core.neighbors.geometry import check_positions
 
 __all__ = ["checked_cutoff", "compute_neighborlist_", "drop_edges_", "edge_order", "keep_edges_"]
@@ -34,7 +40,12 @@ def checked_cutoff(r_max: float) -> float:
     return float(r_max)
 
 
-def compute_neighborlist_(data: Frame, r_max: float, backend: str = DEFAULT_BACKEND) -> Frame:
+def compute_neighborlist_(
+    data: Frame,
+    r_max: float,
+    backend: str = DEFAULT_BACKEND,
+    backend_kwargs: Mapping[str, Any] | None = None,
+) -> Frame:
     """Add ``edge_index`` (2, E) and, where there is a cell, ``edge_cell_shift`` (E, 3) in place.
 
     Pairs at a distance of `r_max`, to rounding, may be in the list or not, but always in both
@@ -45,15 +56,20 @@ def compute_neighborlist_(data: Frame, r_max: float, backend: str = DEFAULT_BACK
             optional.
         r_max: cutoff radius, in the unit of the positions.
         backend: name of a backend, see `nequip_core.neighbors`.
+        backend_kwargs: options of this backend; the built-in ones have none.
 
     Raises:
         DataError: positions or cell are not finite, or the cell does not fit the periodicity, or
             the cutoff is not positive.
-        ConfigError: there is no such backend, or it does not run on the device of the data.
+        ConfigError: there is no such backend, it does not run on the device of the data, or it
+            does not have such an option.
         MissingDependencyError: the backend's library is not installed.
     """
     r_max = checked_cutoff(r_max)
     spec = neighborlist_backend(backend)
+    options = dict(backend_kwargs or {})
+    if options:
+        require_options(backend, spec, options)
     check_positions(data)
     drop_edges_(data)
     positions = data[POSITIONS_KEY]
@@ -65,7 +81,7 @@ def compute_neighborlist_(data: Frame, r_max: float, backend: str = DEFAULT_BACK
     given = dict(data)
     if not (on_cpu or (positions.device.type == "cuda" and spec.supports_cuda)):
         given = {key: value.cpu() for key, value in data.items()}
-    found = spec.fn(given, r_max)
+    found = spec.fn(given, r_max, **options)
     if EDGE_INDEX_KEY not in found or (CELL_KEY in data and EDGE_CELL_SHIFT_KEY not in found):
         raise PluginError(
             f"the neighbor-list backend '{backend}' must return '{EDGE_INDEX_KEY}' and, where "

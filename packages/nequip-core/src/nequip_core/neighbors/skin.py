@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -45,18 +47,26 @@ class SkinnedNeighborList:
         r_max: cutoff radius, length.
         skin: how much further the kept list reaches, length; 0 makes a new list at every call.
         backend: name of a backend.
+        backend_kwargs: its options.
 
     Raises:
         ConfigError: the skin is negative or not finite.
         DataError: the cutoff is not positive.
     """
 
-    def __init__(self, r_max: float, skin: float, backend: str = DEFAULT_BACKEND) -> None:
+    def __init__(
+        self,
+        r_max: float,
+        skin: float,
+        backend: str = DEFAULT_BACKEND,
+        backend_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         if not (math.isfinite(skin) and skin >= 0.0):
             raise ConfigError(f"the skin of a neighbor list must be zero or more, got {skin}")
         self.r_max = checked_cutoff(r_max)
         self.skin = float(skin)
         self.backend = backend
+        self.backend_kwargs = dict(backend_kwargs or {})
         self.builds = 0
         """How many lists have been made so far."""
         self._kept: Frame = {}
@@ -70,7 +80,7 @@ class SkinnedNeighborList:
         single = NUM_NODES_KEY not in data or data[NUM_NODES_KEY].numel() == 1
         if self.skin == 0.0 or not single:
             self.builds += 1
-            return compute_neighborlist_(data, self.r_max, self.backend)
+            return compute_neighborlist_(data, self.r_max, self.backend, self.backend_kwargs)
         moved = self._whole_cells_moved(data)
         if moved is None:
             self._build(data)
@@ -81,7 +91,7 @@ class SkinnedNeighborList:
 
     def _build(self, data: Frame) -> None:
         self._kept = {}  # an error below leaves no list behind
-        compute_neighborlist_(data, self.r_max + self.skin, self.backend)
+        compute_neighborlist_(data, self.r_max + self.skin, self.backend, self.backend_kwargs)
         fields = (POSITIONS_KEY, CELL_KEY, PBC_KEY, EDGE_INDEX_KEY, EDGE_CELL_SHIFT_KEY)
         # Copies: engines may write new positions into the same memory.
         self._kept = {key: data[key].detach().clone() for key in fields if key in data}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -81,6 +82,7 @@ class NeighborListTransform(NeighborListPruneTransform):
         backend: neighbor-list backend by name.
         skin: keep the list for structures that follow each other, see `SkinnedNeighborList`;
             length.
+        backend_kwargs: options of a backend that has some.
 
     Raises:
         ConfigError: the type names are missing, or the cutoffs do not fit them, or the skin is
@@ -95,10 +97,11 @@ class NeighborListTransform(NeighborListPruneTransform):
         type_names: Sequence[str] | None = None,
         backend: str = DEFAULT_BACKEND,
         skin: float = 0.0,
+        backend_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(r_max, per_edge_type_cutoff, type_names)
         self.backend = backend
-        self.neighbor_list = SkinnedNeighborList(self.r_max, skin, backend)
+        self.neighbor_list = SkinnedNeighborList(self.r_max, skin, backend, backend_kwargs)
 
     def forward(self, data: Frame) -> Frame:
         """Return the frame or batch with ``edge_index`` and, with a cell, ``edge_cell_shift``."""
@@ -118,6 +121,7 @@ class SortedNeighborListTransform(NeighborListTransform):
         per_edge_type_cutoff: see `NeighborListTransform`.
         type_names: see `NeighborListTransform`.
         backend: see `NeighborListTransform`.
+        backend_kwargs: see `NeighborListTransform`.
     """
 
     def __init__(
@@ -126,8 +130,11 @@ class SortedNeighborListTransform(NeighborListTransform):
         per_edge_type_cutoff: PartialCutoffs | None = None,
         type_names: Sequence[str] | None = None,
         backend: str = DEFAULT_BACKEND,
+        backend_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(r_max, per_edge_type_cutoff, type_names, backend)
+        super().__init__(
+            r_max, per_edge_type_cutoff, type_names, backend, backend_kwargs=backend_kwargs
+        )
 
     def forward(self, data: Frame) -> Frame:
         """Return the frame or batch with the list and its permutation."""
