@@ -10,7 +10,7 @@ from ase.build import molecule
 
 from nequip_core.errors import ConfigError, DataError, MissingFileError, UnknownSpeciesError
 from nequip_core.transforms import ChemicalSpeciesToAtomTypeMapper
-from nequip_train.data.datasets import ASEDataset, EMTTestDataset
+from nequip_train.data.datasets import ASEDataset, EMTTestDataset, UnreadASEDataset
 from nequip_train.data.subsets import RandomSplitAndIndexDataset, SubsetByRandomSlice
 
 
@@ -181,3 +181,14 @@ def test_a_misspelled_key_is_refused_with_the_key_of_the_file(partly_labelled, a
     with pytest.raises(DataError, match=r"xyz' has no 'dft_force', but 'dft_forces' that nothing"):
         ASEDataset(partly_labelled, **arguments)
     assert len(ASEDataset(partly_labelled, exclude_keys=["dft_forces"], **arguments)) == 3
+
+
+def test_the_frames_of_an_xyz_file_are_counted_without_reading_it(workplace):
+    dataset = UnreadASEDataset("data.xyz")
+    assert dataset.length_without_reading() == 12
+    assert "frames" not in vars(dataset)
+    assert len(dataset) == dataset.length_without_reading() == 12
+    for text in ("\n", "2\n\nH 0 0 0\n", "no number\n", "1\n\nH 0 0 0\n-3\n"):
+        (workplace / "other.xyz").write_text(text)
+        found = UnreadASEDataset("other.xyz").length_without_reading()
+        assert found == (0 if text == "\n" else None), text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import os
@@ -78,12 +79,18 @@ def lists(monkeypatch):
     return made
 
 
-def test_making_neighbor_lists_shows_how_far_it_is(workplace, capsys):
+def test_making_neighbor_lists_shows_how_far_it_is_on_a_terminal(workplace, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
     provided()
-    progress = capsys.readouterr().err
-    assert "frames of 'data.xyz'" in progress
-    assert "12/12" in progress
-    assert "atoms/s" in progress and "edges/s" in progress
+    progress = sys.stderr.getvalue()
+    for part in ("frames of 'data.xyz'", "12/12", "atoms/s", "edges/s"):
+        assert part in progress
 
 
 def test_kept_frames_are_those_made_anew_bit_for_bit(workplace):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,6 +122,10 @@ class AtomicDataset(torch.utils.data.Dataset, abc.ABC):
         """Yield all frames in order, without applying the transforms."""
         for start in range(0, len(self), 100):
             yield from self._get_data_list(list(range(start, min(start + 100, len(self)))))
+
+    def length_without_reading(self) -> int | None:
+        """Return the number of frames, None where all frames would have to be read for it."""
+        return len(self)
 
     def _in_range(self, index: int) -> int:
         count = len(self)
@@ -260,6 +266,28 @@ class UnreadASEDataset(ASEDataset):
     """An `ASEDataset` whose file is read when its frames are first asked for."""
 
     _reads_at_once = False
+
+    def length_without_reading(self) -> int | None:
+        """Return the number of frames, of a file that is not read if it is an xyz file."""
+        return len(self) if "frames" in vars(self) else _frames_of_xyz(self.file_path)
+
+
+def _frames_of_xyz(path: str) -> int | None:
+    """Return the number of frames by the lines of a file, None if it is no xyz file.
+
+    Each frame is a line with the number of atoms, a comment, and a line an atom.
+    """
+    count = 0
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            for line in filter(str.strip, file):
+                lines = int(line) + 1
+                if len(list(itertools.islice(file, lines))) != lines:
+                    return None
+                count += 1
+    except (ValueError, OSError):
+        return None
+    return count
 
 
 def _structures(path: str, ase_args: dict[str, Any]) -> Iterator[Atoms]:

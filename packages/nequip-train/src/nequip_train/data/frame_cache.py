@@ -161,7 +161,8 @@ def _write(path: Path, dataset: AtomicDataset, key: Mapping[str, Any]) -> None:
     _LOG.info("frames of %s: making neighbor lists, once", dataset)
     frames = _transformed(dataset)
     if sys.stderr.isatty():
-        frames = tracked_batches(frames, f"frames of {dataset}", Console(stderr=True))
+        console, total = Console(stderr=True), dataset.length_without_reading()
+        frames = tracked_batches(frames, f"frames of {dataset}", console, total)
     with atomic_path(path) as temporary:
         write_frames(temporary, frames, about)
         if [file_stamp(file) for file in dataset.files() or ()] != before:

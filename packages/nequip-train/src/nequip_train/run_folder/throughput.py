@@ -119,7 +119,10 @@ def progress_columns() -> tuple[Any, ...]:
 
 
 def tracked_batches(
-    batches: Iterable[Any], description: str, console: Console | None = None
+    batches: Iterable[Any],
+    description: str,
+    console: Console | None = None,
+    total: int | None = None,
 ) -> Iterator[Any]:
     """Yield batches, with a progress bar that shows throughput and the time that is left.
 
@@ -127,8 +130,10 @@ def tracked_batches(
         batches: batches of frames; with a length, if the time that is left is to be shown.
         description: what is done with them.
         console: where the bar goes, by default standard output.
+        total: their number, by default their length.
     """
-    total = len(batches) if isinstance(batches, Sized) else None
+    if total is None and isinstance(batches, Sized):
+        total = len(batches)
     speed = Speed()
     with Progress(*progress_columns(), console=console) as progress:
         task = progress.add_task(description, total=total, speed="", left="")
