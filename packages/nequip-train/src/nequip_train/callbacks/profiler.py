@@ -85,7 +85,7 @@ class TorchProfilerCallback(lightning.Callback):
         self._ranks = None if ranks is None else list(ranks)
         self._activities = _activities(activities)
         self._schedule = schedule(wait=wait, warmup=warmup, active=active, repeat=repeat)
-        self._noted = {
+        self._noted: dict[str, Any] = {
             "record_shapes": record_shapes,
             "with_stack": with_stack,
             "with_modules": with_modules,
