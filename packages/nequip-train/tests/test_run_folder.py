@@ -252,7 +252,8 @@ def test_callbacks_and_loggers_of_the_user_stay(config, train, workplace, monkey
 @pytest.mark.parametrize(
     ("library", "logger", "written"),
     [
-        ("tensorboard", {"_target_": "TensorBoardLogger", "save_dir": "logs"}, "**/events.out.*"),
+        # Lightning takes tensorboard as well as tensorboardX.
+        ("tensorboardX", {"_target_": "TensorBoardLogger", "save_dir": "logs"}, "**/events.out.*"),
         (
             "wandb",
             {"_target_": "WandbLogger", "save_dir": "logs", "offline": True, "project": "test"},
