@@ -88,7 +88,7 @@ def main(who, compile_mode, what):
     import torch
 
     if who == "ours":
-        from nequip_train.ema import EMALightningModule
+        from nequip_train.modules import EMALightningModule
     else:
         from nequip.train import EMALightningModule
         from nequip.utils.global_state import set_global_state
