@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +72,11 @@ def compile_files(compilation: Compilation, outputs: Mapping[Path, CompileTarget
         NequIPError: the file, or what is asked of it, has to be corrected.
     """
     with stage(f"reading {compilation.path}"):
-        model = _model(compilation)
+        model, facts = _model(compilation)
     settings: dict[str, Any] = {
         "tf32": compilation.tf32,
         "example": _example(compilation.data_path, model),
-        "source": compilation.source,
+        "source": replace(compilation.source, facts=facts),
     }
     try:
         if compilation.mode == TORCHSCRIPT:
@@ -99,17 +99,19 @@ def compile_files(compilation: Compilation, outputs: Mapping[Path, CompileTarget
         raise CompileError(f"{error}{_way_out(model)}") from error
 
 
-def _model(compilation: Compilation) -> torch.nn.Module:
-    """Return the model to compile, modified."""
+def _model(compilation: Compilation) -> tuple[torch.nn.Module, str]:
+    """Return the model to compile, modified, and the text of what its file states."""
     from nequip_compile.modified import modified_model
     from nequip_core.modifiers import only_apply_persistent_modifiers
     from nequip_core.saved_model import load_saved_model, select_model
+    from nequip_core.stated_facts import facts_text, stated_facts
 
     # Accelerations that a training used are of its machine: those wanted here are asked for.
     with only_apply_persistent_modifiers():
         saved = load_saved_model(compilation.path, trust_code=compilation.trust_code)
     model = select_model(saved, compilation.model_name)
-    return modified_model(model, compilation.modifiers, compilation.device, compilation.mode)
+    modified = modified_model(model, compilation.modifiers, compilation.device, compilation.mode)
+    return modified, facts_text(stated_facts(saved))
 
 
 def _example(path: Path | None, model: Any) -> Frame | None:

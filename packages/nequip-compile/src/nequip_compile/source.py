@@ -12,6 +12,7 @@ from nequip_core.compiled_metadata import (
 )
 from nequip_core.digests import file_digest
 from nequip_core.saved_model import SOLE_MODEL
+from nequip_core.stated_facts import FACTS_KEY
 
 # The latter moved to nequip_core.digests after 0.2.0.
 __all__ = ["Source", "file_digest"]
@@ -29,6 +30,8 @@ class Source:
     """Which model of the file."""
     modifiers: tuple[str, ...] = ()
     """Modifiers that were applied, in order."""
+    facts: str = ""
+    """What the file states of units and training set, as `nequip_core.stated_facts` writes it."""
 
     def metadata(self) -> dict[str, str]:
         """Return this as metadata of a compiled file."""
@@ -37,4 +40,5 @@ class Source:
             SOURCE_DIGEST_KEY: self.digest,
             SOURCE_MODEL_KEY: self.model_name,
             MODIFIERS_KEY: " ".join(self.modifiers),
+            **({FACTS_KEY: self.facts} if self.facts else {}),
         }

@@ -18,6 +18,7 @@
 | `nequip_modifiers` | modifiers that were applied, in order, separated by spaces | x | x |
 | `nequip_target` | name of the compile target, `custom` for fields of one's own | x | x |
 | `nequip_cpu_features` | instruction sets of the processor that compiled it, for `cpu` | x | |
+| `nequip_facts` | where stated: units and training range, JSON text, see `nequip_core.stated_facts` | x | x |
 | `nequip_sizes` | where bounded: `min,max` of frames, atoms and edges in a call, separated by spaces | x | |
 | `AOTI_...` | device, platform and processor features, written by torch | x | |
 

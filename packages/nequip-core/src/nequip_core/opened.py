@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nequip_core.compile_request import CompileRequest
@@ -14,6 +14,7 @@ from nequip_core.fingerprint import available_device
 from nequip_core.modifiers import apply_modifiers
 from nequip_core.precision import matrix_precision
 from nequip_core.saved_model import load_saved_model, select_model
+from nequip_core.stated_facts import FACTS_KEY, facts_from_text, stated_facts
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,8 @@ class OpenedModel:
     """Where inputs go."""
     way: str
     """One line: how the model was opened, and why so."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the file states of units and training set, see `nequip_core.stated_facts`."""
 
 
 def opened_compiled(model: CompiledModel, way: str) -> OpenedModel:
@@ -53,6 +56,7 @@ def opened_compiled(model: CompiledModel, way: str) -> OpenedModel:
         model_dtype=model.model_dtype,
         device=model.device,
         way=way,
+        facts=facts_from_text(model.metadata.get(FACTS_KEY, "")),
     )
 
 
@@ -67,7 +71,8 @@ def open_eagerly(request: CompileRequest, way: str = "runs without compilation")
         NequIPError: see `nequip_core.runtime.open_model`.
     """
     place = available_device(request.device)
-    model = select_model(load_saved_model(request.source, request.trust_code), request.model_name)
+    saved = load_saved_model(request.source, request.trust_code)
+    model = select_model(saved, request.model_name)
     entries = [{"modifier": name} for name in request.modifiers]
     module: Any = apply_modifiers(model, entries, str(place)).eval().requires_grad_(False)
     metadata = module.metadata
@@ -88,6 +93,7 @@ def open_eagerly(request: CompileRequest, way: str = "runs without compilation")
         model_dtype=metadata["model_dtype"],
         device=place,
         way=way,
+        facts=stated_facts(saved),
     )
 
 

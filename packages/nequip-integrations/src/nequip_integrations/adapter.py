@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,16 @@ import numpy as np
 import torch
 
 from nequip_core.errors import ConfigError, DataError, ModelError
-from nequip_core.fields import FORCE_KEY, PER_ATOM_ENERGY_KEY
+from nequip_core.fields import ATOM_TYPE_KEY, EDGE_INDEX_KEY, FORCE_KEY, PER_ATOM_ENERGY_KEY
 from nequip_core.fingerprint import available_device
 from nequip_core.frames import Frame, to_
 from nequip_core.neighbors import DEFAULT_BACKEND
 from nequip_core.neighbors import neighborlist_backend as backend_of
 from nequip_core.saved_model import SOLE_MODEL
+from nequip_core.training_range import outside
 from nequip_core.transforms import NeighborListTransform
-from nequip_integrations.loading import DEFAULT_SKIN, ModelLoading, require_positive
+from nequip_integrations.declared_units import units_of
+from nequip_integrations.loading import DEFAULT_SKIN, ModelLoading
 from nequip_integrations.preparation import Transform
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from nequip_integrations.loading import Loaded
 
 __all__ = ["OPENING", "ModelAdapter", "require_finite"]
+
+_LOG = logging.getLogger(__name__)
 
 OPENING: Mapping[str, Any] = {
     "chemical_species_to_atom_type_map": None,
@@ -50,7 +55,7 @@ class ModelAdapter(ModelLoading):
     unpickled; a model that was given loaded is pickled itself.
     """
 
-    model: Callable[[Frame], Frame]
+    model: Any
     """From the input of a structure to its output fields."""
     device: torch.device
     """Where the model runs."""
@@ -66,8 +71,8 @@ class ModelAdapter(ModelLoading):
         model: Any,
         device: str | torch.device,
         transforms: Sequence[Transform],
-        energy_units_to_eV: float,
-        length_units_to_A: float,
+        energy_units_to_eV: float | None,
+        length_units_to_A: float | None,
         opening: Mapping[str, Any],
     ) -> None:
         """Take a model, open it first if it is the path of one; see `ase.NequIPCalculator`.
@@ -76,27 +81,28 @@ class ModelAdapter(ModelLoading):
             model: path, reference, or loaded model.
             device: where to run.
             transforms: for a loaded model.
-            energy_units_to_eV: eV in one energy unit of the model.
-            length_units_to_A: Angstrom in one length unit of the model.
+            energy_units_to_eV: eV in one energy unit of the model; None: as its file says, or 1.
+            length_units_to_A: Angstrom in one length unit of the model; None likewise.
             opening: values for all keys of `OPENING`.
 
         Raises:
             ConfigError: an argument does not fit.
         """
-        require_positive("energy_units_to_eV", energy_units_to_eV)
-        require_positive("length_units_to_A", length_units_to_A)
-        self.energy_units_to_eV = float(energy_units_to_eV)
-        self.length_units_to_A = float(length_units_to_A)
+        given = {"energy_units_to_eV": energy_units_to_eV, "length_units_to_A": length_units_to_A}
+        units_of({}, given)  # names what is not positive before anything is opened
         self.recipe = None
         self._lock = threading.RLock()
         if isinstance(model, str | os.PathLike):
             arguments = {"source": model, "device": device, "transforms": transforms, **opening}
-            arguments["length_units_to_A"] = self.length_units_to_A
+            arguments["length_units_to_A"] = length_units_to_A
             loaded = self._loaded(("_opened", arguments))
         else:
             _require_loaded(model, opening)
             loaded = self._given(model, device, transforms)
         self._take(loaded)
+        units = units_of(loaded.facts, given)
+        self.energy_units_to_eV = units["energy_units_to_eV"]
+        self.length_units_to_A = units["length_units_to_A"]
 
     def _take(self, loaded: Loaded) -> None:
         self.device = available_device(loaded.device)
@@ -104,6 +110,8 @@ class ModelAdapter(ModelLoading):
         if isinstance(model, torch.nn.Module):
             model = model.eval().requires_grad_(False).to(self.device)
         self.model, self.way, self.recipe = model, loaded.way, loaded.recipe
+        self.facts = loaded.facts
+        self._warned: set[str] = set()
         self.transforms = list(loaded.transforms)
         # A list that is made on the device is not copied there.
         self._inputs_on_device = self.device.type == "cuda" and any(
@@ -128,7 +136,7 @@ class ModelAdapter(ModelLoading):
             return self
         if isinstance(self.model, torch.nn.Module):
             loaded = self._given(self.model, place, self.transforms)
-            loaded.way, loaded.recipe = self.way, self.recipe
+            loaded.way, loaded.recipe, loaded.facts = self.way, self.recipe, self.facts
             if self.recipe is not None:
                 loaded.recipe = (self.recipe[0], {**self.recipe[1], "device": place})
         elif self.recipe is not None:
@@ -158,7 +166,18 @@ class ModelAdapter(ModelLoading):
             for transform in self.transforms:
                 if not isinstance(transform, skip):
                     data = transform(data)
+        self._warn_outside(data)
         return to_(data, self.device)
+
+    def _warn_outside(self, data: Frame) -> None:
+        """Log, once for each thing, how a structure is unlike what the model was trained on."""
+        known, names = self.facts.get("training_range"), getattr(self.model, "type_names", None)
+        if not known or not names or ATOM_TYPE_KEY not in data or EDGE_INDEX_KEY not in data:
+            return
+        for about, sentence in outside(known, data, names).items():
+            if about not in self._warned:
+                self._warned.add(about)
+                _LOG.warning("outside of what the model was trained on: %s", sentence)
 
     def call_model(self, data: Frame) -> Frame:
         """Return the model's output for its input.

@@ -53,9 +53,10 @@ class NequIPCalculator(ModelAdapter, Calculator):
             not, ``dict -> dict``. A module is put into eval mode and its parameters are set to need
             no gradient.
         device: where to run.
-        energy_units_to_eV: eV in one energy unit of the model.
-        length_units_to_A: Angstrom in one length unit of the model; positions and cell are
-            converted to the model's unit, forces and stress back.
+        energy_units_to_eV: eV in one energy unit of the model; default: what its file declares,
+            else 1.
+        length_units_to_A: Angstrom in one length unit of the model; default likewise. Positions and
+            cell are converted to the model's unit, forces and stress back.
         transforms: what turns a structure, in the model's length unit, into the model's input; for
             a loaded model, those of a file are made from it.
         chemical_species_to_atom_type_map: this and what follows is for files only. Chemical
@@ -85,8 +86,8 @@ class NequIPCalculator(ModelAdapter, Calculator):
         self,
         model: Any,
         device: str | torch.device = "cpu",
-        energy_units_to_eV: float = 1.0,
-        length_units_to_A: float = 1.0,
+        energy_units_to_eV: float | None = None,
+        length_units_to_A: float | None = None,
         transforms: Sequence[Transform] = (),
         *,
         chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,

@@ -45,8 +45,9 @@ class NequIPBatchEvaluator(ModelAdapter):
     Args:
         model: see `ase.NequIPCalculator`.
         device: where to run.
-        energy_units_to_eV: eV in one energy unit of the model.
-        length_units_to_A: Angstrom in one length unit of the model.
+        energy_units_to_eV: eV in one energy unit of the model; default: what its file declares,
+            else 1.
+        length_units_to_A: Angstrom in one length unit of the model; default likewise.
         transforms: for a model that is loaded already.
         max_edges: most atoms and edges in one call, together; a structure that has more is
             computed alone.
@@ -71,8 +72,8 @@ class NequIPBatchEvaluator(ModelAdapter):
         self,
         model: Any,
         device: str | torch.device = "cpu",
-        energy_units_to_eV: float = 1.0,
-        length_units_to_A: float = 1.0,
+        energy_units_to_eV: float | None = None,
+        length_units_to_A: float | None = None,
         transforms: Sequence[Transform] = (),
         *,
         max_edges: int = DEFAULT_MAX_EDGES,

@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SYMBOL=TYPE",
         help="type of a species, where type names are not chemical symbols; may be repeated",
     )
-    parser.add_argument("--energy-units-to-eV", type=float, default=1.0, dest="energy")
-    parser.add_argument("--length-units-to-A", type=float, default=1.0, dest="length")
+    parser.add_argument("--energy-units-to-eV", type=float, dest="energy")
+    parser.add_argument("--length-units-to-A", type=float, dest="length")
     parser.add_argument("--no-compile", action="store_true", help="run the model as it is")
     parser.add_argument("--trust-code", action="store_true", help="run the code the file carries")
     parser.add_argument("--where", action="store_true", help="print the path for <ffdirect>, stop")

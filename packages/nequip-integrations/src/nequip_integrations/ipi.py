@@ -71,8 +71,9 @@ class NequIPDriver(ModelAdapter, Dummy_driver):
         structure: file in a format of i-PI (``.xyz``, ``.pdb``), or the chemical symbols.
         device: where to run.
         periodic: False for molecules in a box that means nothing; they have no virial.
-        energy_units_to_eV: eV in one energy unit of the model.
-        length_units_to_A: Angstrom in one length unit of the model.
+        energy_units_to_eV: eV in one energy unit of the model; default: what its file declares,
+            else 1.
+        length_units_to_A: Angstrom in one length unit of the model; default likewise.
         transforms: for a model that is loaded already.
         verbose: of i-PI.
         chemical_species_to_atom_type_map: this and what follows: see `ase.NequIPCalculator`.
@@ -102,8 +103,8 @@ class NequIPDriver(ModelAdapter, Dummy_driver):
         structure: str | os.PathLike[str] | Sequence[str],
         device: str | torch.device = "cpu",
         periodic: bool = True,
-        energy_units_to_eV: float = 1.0,
-        length_units_to_A: float = 1.0,
+        energy_units_to_eV: float | None = None,
+        length_units_to_A: float | None = None,
         transforms: Sequence[Any] = (),
         verbose: bool = False,
         *,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +22,8 @@ from nequip_core.saved_model import (
     local_file,
     select_model,
 )
+from nequip_core.stated_facts import FACTS_KEY, facts_from_text, stated_facts
+from nequip_integrations.declared_units import length_unit, require_positive, units_of
 from nequip_integrations.preparation import Transform, input_transforms
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from nequip_core.compile_targets import CompileTarget
 
-__all__ = ["DEFAULT_SKIN", "Loaded", "ModelLoading", "Recipe", "require_positive"]
+__all__ = ["DEFAULT_SKIN", "Loaded", "ModelLoading", "Recipe"]
 
 DEFAULT_SKIN = 0.5
 """Skin of the neighbor list that an adapter keeps, Angstrom."""
@@ -58,6 +59,8 @@ class Loaded:
     """One line: in which way it runs, and why."""
     recipe: Recipe | None = None
     """How to open it again; None for a model that came loaded."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What its file states of units and training set, see `nequip_core.stated_facts`."""
 
 
 class ModelLoading:
@@ -77,6 +80,8 @@ class ModelLoading:
     """One line: in which way the model runs, and why."""
     recipe: Recipe | None
     """How to open the model again, None if it came loaded."""
+    facts: Mapping[str, Any]
+    """What the model's file states of units and training set."""
 
     @classmethod
     def from_compiled_model(
@@ -253,9 +258,12 @@ class ModelLoading:
         arguments = {"source": source, "device": device, "length_units_to_A": unit, **settings}
         loaded = cls._loaded((method, arguments))
         adapter = cls(  # type: ignore[call-arg]
-            loaded.model, device=loaded.device, transforms=loaded.transforms, **kwargs
+            loaded.model,
+            device=loaded.device,
+            transforms=loaded.transforms,
+            **{**kwargs, **units_of(loaded.facts, kwargs)},
         )
-        adapter.way, adapter.recipe = loaded.way, loaded.recipe
+        adapter.way, adapter.recipe, adapter.facts = loaded.way, loaded.recipe, loaded.facts
         return adapter
 
     @classmethod
@@ -278,7 +286,7 @@ class ModelLoading:
         cls,
         source: Any,
         device: Any,
-        length_units_to_A: float,
+        length_units_to_A: float | None,
         species: Any,
         backend: str,
         skin: float,
@@ -289,28 +297,33 @@ class ModelLoading:
                 f"'{source}' returns {list(model.outputs)}, and {list(_NEEDED)} are needed: "
                 f"compile with --target {cls.compile_target.name}"
             )
+        facts = facts_from_text(model.metadata.get(FACTS_KEY, ""))
+        skin = skin / length_unit(facts, length_units_to_A)
         cutoffs = model.per_edge_type_cutoff
-        transforms = cls._transforms(model, cutoffs, species, backend, skin / length_units_to_A)
-        return Loaded(model, model.device, transforms, f"compiled, from '{source}'")
+        transforms = cls._transforms(model, cutoffs, species, backend, skin)
+        way = f"compiled, from '{source}'"
+        return Loaded(model, model.device, transforms, way, facts=facts)
 
     @classmethod
     def _eager(
         cls,
         source: Any,
         device: Any,
-        length_units_to_A: float,
+        length_units_to_A: float | None,
         species: Any,
         backend: str,
         skin: float,
         model_name: str,
         trust_code: bool | None,
     ) -> Loaded:
-        model = select_model(load_saved_model(source, trust_code), model_name)
+        saved = load_saved_model(source, trust_code)
+        model, facts = select_model(saved, model_name), stated_facts(saved)
+        skin = skin / length_unit(facts, length_units_to_A)
         text = model.metadata.get("per_edge_type_cutoff")  # type: ignore[union-attr, operator]
         cutoffs = cutoff_table_from_text(text, len(model.type_names))  # type: ignore[arg-type]
-        transforms = cls._transforms(model, cutoffs, species, backend, skin / length_units_to_A)
+        transforms = cls._transforms(model, cutoffs, species, backend, skin)
         way = f"'{source}' runs without compilation (eager), as asked"
-        return Loaded(model, device, transforms, way)
+        return Loaded(model, device, transforms, way, facts=facts)
 
     @classmethod
     def _opened(
@@ -318,7 +331,7 @@ class ModelLoading:
         source: str | os.PathLike[str],
         device: str | torch.device,
         transforms: Sequence[Transform],
-        length_units_to_A: float,
+        length_units_to_A: float | None,
         chemical_species_to_atom_type_map: Mapping[str, str] | bool | None,
         neighborlist_backend: str,
         neighborlist_skin: float,
@@ -345,9 +358,9 @@ class ModelLoading:
             opened.per_edge_type_cutoff,
             chemical_species_to_atom_type_map,
             neighborlist_backend,
-            neighborlist_skin / length_units_to_A,
+            neighborlist_skin / length_unit(opened.facts, length_units_to_A),
         )
-        return Loaded(opened.model, opened.device, made, opened.way)
+        return Loaded(opened.model, opened.device, made, opened.way, facts=opened.facts)
 
     @classmethod
     def _transforms(
@@ -363,18 +376,8 @@ class ModelLoading:
         return input_transforms(names, r_max, cutoffs, species, backend, skin)
 
 
-def require_positive(name: str, value: float) -> None:
-    """Check a unit.
-
-    Raises:
-        ConfigError: it is not a positive number.
-    """
-    if not (math.isfinite(value) and value > 0.0):
-        raise ConfigError(f"{name} must be a positive number, got {value!r}")
-
-
-def _require_made_here(arguments: dict[str, Any]) -> float:
-    """Return the unit of length among the arguments, which have no transforms.
+def _require_made_here(arguments: dict[str, Any]) -> float | None:
+    """Return the unit of length among the arguments, if any, which have no transforms.
 
     Raises:
         ConfigError: they have, or the unit is not positive.
@@ -384,6 +387,7 @@ def _require_made_here(arguments: dict[str, Any]) -> float:
             "transforms are made from the model here; to give your own, call the class with a "
             "model that is loaded already, not with its path"
         )
-    unit = arguments.get("length_units_to_A", 1.0)
-    require_positive("length_units_to_A", unit)
+    unit: float | None = arguments.get("length_units_to_A")
+    if unit is not None:
+        require_positive("length_units_to_A", unit)
     return unit

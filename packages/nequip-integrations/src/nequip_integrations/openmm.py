@@ -59,8 +59,9 @@ class NequIPForce(ModelAdapter, Engine):
     Args:
         model: a path or reference, or a loaded model, see `ase.NequIPCalculator`.
         device: where the model runs; need not be that of OpenMM's platform.
-        energy_units_to_eV: eV in one energy unit of the model.
-        length_units_to_A: Angstrom in one length unit of the model.
+        energy_units_to_eV: eV in one energy unit of the model; default: what its file declares,
+            else 1.
+        length_units_to_A: Angstrom in one length unit of the model; default likewise.
         transforms: for a model that is loaded already.
         chemical_species_to_atom_type_map: this and what follows: see `ase.NequIPCalculator`.
         neighborlist_backend: name of a backend.
@@ -83,8 +84,8 @@ class NequIPForce(ModelAdapter, Engine):
         self,
         model: Any,
         device: str | torch.device = "cpu",
-        energy_units_to_eV: float = 1.0,
-        length_units_to_A: float = 1.0,
+        energy_units_to_eV: float | None = None,
+        length_units_to_A: float | None = None,
         transforms: Sequence[Transform] = (),
         *,
         chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,

@@ -35,8 +35,8 @@ class NequIPPotentialImplFactory(MLPotentialImplFactory):
         self,
         name: str,
         modelPath: str,
-        lengthScale: float = 0.1,
-        energyScale: float = KJ_PER_MOL_IN_EV,
+        lengthScale: float | None = None,
+        energyScale: float | None = None,
         **kwargs: Any,
     ) -> MLPotentialImpl:
         """Return the implementation.
@@ -44,13 +44,14 @@ class NequIPPotentialImplFactory(MLPotentialImplFactory):
         Args:
             name: of the potential.
             modelPath: a model of any kind.
-            lengthScale: nm in one length unit of the model.
-            energyScale: kJ/mol in one energy unit of the model.
+            lengthScale: nm in one length unit of the model; default: what its file declares, else
+                that of an Angstrom.
+            energyScale: kJ/mol in one energy unit of the model; default likewise, else an eV.
             **kwargs: further arguments of `openmm.NequIPForce`.
         """
         scales = {
-            "length_units_to_A": 10.0 * lengthScale,
-            "energy_units_to_eV": energyScale / KJ_PER_MOL_IN_EV,
+            "length_units_to_A": None if lengthScale is None else 10.0 * lengthScale,
+            "energy_units_to_eV": None if energyScale is None else energyScale / KJ_PER_MOL_IN_EV,
         }
         return _NequIPPotentialImpl(name, modelPath, {**scales, **kwargs})
 

@@ -59,8 +59,9 @@ class NequIPTorchSimCalc(ModelAdapter, ModelInterface):
         atomic_numbers: (N,) of all systems, for states that have none.
         system_idx: (N,) system of each atom, for states that have none; goes with
             `atomic_numbers`, without it these are of one system.
-        energy_units_to_eV: eV in one energy unit of the model.
-        length_units_to_A: Angstrom in one length unit of the model.
+        energy_units_to_eV: eV in one energy unit of the model; default: what its file declares,
+            else 1.
+        length_units_to_A: Angstrom in one length unit of the model; default likewise.
         chemical_species_to_atom_type_map: this and what follows: see `ase.NequIPCalculator`.
         neighborlist_backend: name of a backend; ``torch`` makes the lists of a batch at once.
         neighborlist_skin: Angstrom; serves states of one system.
@@ -86,8 +87,8 @@ class NequIPTorchSimCalc(ModelAdapter, ModelInterface):
         atomic_numbers: torch.Tensor | None = None,
         system_idx: torch.Tensor | None = None,
         *,
-        energy_units_to_eV: float = 1.0,
-        length_units_to_A: float = 1.0,
+        energy_units_to_eV: float | None = None,
+        length_units_to_A: float | None = None,
         chemical_species_to_atom_type_map: Mapping[str, str] | bool | None = None,
         neighborlist_backend: str = DEFAULT_BACKEND,
         neighborlist_skin: float = DEFAULT_SKIN,

@@ -275,9 +275,15 @@ def load_checkpoint(
 
 
 def _training(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how far the training had come, as plain numbers."""
-    found = {key: int(content[key]) for key in ("epoch", "global_step") if key in content}
-    for state in (content.get("callbacks") or {}).values():
+    """Return how far the training had come, and the range of what it was trained on."""
+    found: dict[str, Any] = {}
+    found |= {key: int(content[key]) for key in ("epoch", "global_step") if key in content}
+    callbacks = content.get("callbacks") or {}
+    for name, state in callbacks.items():
+        # As the callback of nequip-train writes it, see nequip_core.training_range.
+        if str(name).startswith("TrainingRange") and isinstance(state, Mapping):
+            found |= {"range": state["range"]} if state.get("range") else {}
+    for state in callbacks.values():
         score = state.get("best_model_score") if isinstance(state, Mapping) else None
         if score is not None and state.get("monitor"):
             return {**found, "monitor": str(state["monitor"]), "best_score": float(score)}

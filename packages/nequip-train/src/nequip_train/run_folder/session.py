@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from nequip_core.instantiate import TARGET
+from nequip_train.callbacks.training_range import TrainingRange
 from nequip_train.check import Plan
 from nequip_train.metrics import MaximumAbsoluteError, MeanAbsoluteError, RootMeanSquaredError
 from nequip_train.metrics_table import metrics_by_name
@@ -103,7 +104,7 @@ class RunSession(lightning.Callback):
                     callbacks[index] = TrainingProgress(monitor)
         if options.predictions:
             callbacks.insert(0, PredictionErrors(self.folder))
-        callbacks[:0] = [self, monitor]
+        callbacks[:0] = [self, monitor, TrainingRange()]
         if options.restart:
             RestartCheckpoint(self.folder, options.restart_minutes, options.restart_steps).attach(
                 trainer
