@@ -58,7 +58,8 @@ def engine(tmp_path, monkeypatch):
         monkeypatch.setenv("CXX", str(compiler))
         monkeypatch.setenv(building.CACHE_VARIABLE, str(tmp_path / "cache"))
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+        headers = {"mpi.h": tmp_path / "prefix" / "include" / "mpi.h"}
+        monkeypatch.setattr(installation, "mpi_file", headers.get)
         importlib.invalidate_caches()
         return tmp_path
 
@@ -111,7 +112,8 @@ def test_nothing_is_left_where_the_compiler_fails(engine):
 def test_two_processes_compile_it_once(engine, tmp_path):
     folder = engine(seconds=0.3)
     code = (
-        "import sys; sys.prefix = sys.argv[1]\n"
+        "import pathlib, sys\nfrom nequip_integrations.lammps import installation\n"
+        "installation.mpi_file = lambda name: pathlib.Path(sys.argv[1]) / 'include' / name\n"
         "from nequip_integrations.lammps.building import built_plugin\n"
         "built_plugin(lambda line: print(line))"
     )
@@ -176,11 +178,11 @@ def test_help_needs_neither_torch_nor_lammps():
 
 def test_environment_of_lammps(tmp_path):
     given = {"LAMMPS_PLUGIN_PATH": "/theirs", "OMP_NUM_THREADS": "3"}
-    made = lammps_environment(given, tmp_path / "a" / "nequipplugin.so", 2, Path("/mpi"))
+    made = lammps_environment(given, tmp_path / "a" / "nequipplugin.so", 2, Path("/mpi/libmpi.so"))
     assert made["LAMMPS_PLUGIN_PATH"] == f"{tmp_path / 'a'}{os.pathsep}/theirs"
     assert made["LD_LIBRARY_PATH"] == "/mpi"
     assert made["OMP_NUM_THREADS"] == "3"
-    assert int(lammps_environment({}, None, 10**6, Path("/mpi"))["OMP_NUM_THREADS"]) == 1
+    assert int(lammps_environment({}, None, 10**6, None)["OMP_NUM_THREADS"]) == 1
 
 
 def test_commands_of_an_input_file():

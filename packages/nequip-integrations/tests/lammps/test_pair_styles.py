@@ -42,3 +42,17 @@ def test_nequip_agrees_with_ase(
     text = everything(lammps_tools, tmp_path, structures, "nequip", path, ORDERS[order], newton)
     run_lammps(text, tmp_path, processes)
     check_all(lammps_tools, tmp_path, structures, eager(model_of()))
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_part_of_a_hybrid_style(
+    processes, compiled_file, model_of, eager, structures, run_lammps, lammps_tools, tmp_path
+):
+    path, order, atoms = compiled_file("pth", "lammps"), ORDERS[0], structures["triclinic"]
+    out = tmp_path / "out"
+    text = lammps_tools.set_up(tmp_path, "atoms", atoms, order)
+    text += "pair_style hybrid/overlay zero 5.0 nequip\npair_coeff * * zero\n"
+    text += f"pair_coeff * * nequip {path} {' '.join(order)}\n"
+    run_lammps(text + lammps_tools.RESULTS.format(out=out), tmp_path, processes)
+    found = lammps_tools.results_of(out, atoms)
+    lammps_tools.assert_agree(found, eager(model_of()), atoms)

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from nequip_core.command_line import run_command
 from nequip_integrations._version import __version__
@@ -86,14 +85,14 @@ def _run(options: argparse.Namespace) -> None:
         run_input(options.arguments, options.device)
         return
     from nequip_integrations.lammps.building import built_plugin
-    from nequip_integrations.lammps.installation import find_lammps
+    from nequip_integrations.lammps.installation import find_lammps, mpi_file
     from nequip_integrations.lammps.running import lammps_environment, lammps_words
 
     lammps = find_lammps()
     words = lammps_words(lammps, options.processes, options.arguments)
     plugin = built_plugin(_say)
-    libraries = Path(sys.prefix) / "lib"
-    environment = lammps_environment(os.environ, plugin, options.processes, libraries)
+    library = mpi_file("libmpi.so.12")
+    environment = lammps_environment(os.environ, plugin, options.processes, library)
     sys.stdout.flush()
     # In place of this process: signals and the exit code are those of LAMMPS.
     os.execve(words[0], words, environment)  # noqa: S606

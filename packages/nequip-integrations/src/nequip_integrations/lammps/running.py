@@ -32,7 +32,7 @@ def lammps_words(
 
 
 def lammps_environment(
-    given: Mapping[str, str], plugin: Path | None, processes: int | None, mpi_folder: Path
+    given: Mapping[str, str], plugin: Path | None, processes: int | None, mpi_library: Path | None
 ) -> dict[str, str]:
     """Return the environment of LAMMPS.
 
@@ -40,10 +40,11 @@ def lammps_environment(
         given: the environment that it starts from.
         plugin: the compiled plugin, which LAMMPS loads when it starts.
         processes: how many there are on this machine.
-        mpi_folder: of MPI's libraries, which ``lmp`` does not find by itself.
+        mpi_library: MPI's library, which ``lmp`` does not find by itself; None to let it look.
     """
     made = dict(given)
-    _prepend(made, "LD_LIBRARY_PATH", mpi_folder)
+    if mpi_library is not None:
+        _prepend(made, "LD_LIBRARY_PATH", mpi_library.parent)
     if plugin is not None:
         _prepend(made, _PLUGIN_PATH, plugin.parent)
     if _THREADS not in made:

@@ -35,7 +35,7 @@ constexpr int VIRIAL_AT = 3, CENTROID_AT = 9;
 }  // namespace
 
 nequip::Atoms PairNequIP::atoms() const {
-  const int listed = ghostneigh ? list->inum + list->gnum : list->inum;
+  const int listed = ghost_lists_ ? list->inum + list->gnum : list->inum;
   return {atom->nlocal,   atom->nlocal + atom->nghost, atom->x,         atom->type, list->ilist,
           listed,         list->numneigh,              list->firstneigh, NEIGHMASK};
 }

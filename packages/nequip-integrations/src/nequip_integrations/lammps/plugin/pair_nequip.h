@@ -38,6 +38,7 @@ class PairNequIP : public Pair {
   void check_masses();
   void check_special_bonds();
   void widen_shell();
+  double shortest_cutoff() const;
 
   // pair_nequip.cpp
   nequip::Atoms atoms() const;
@@ -62,6 +63,7 @@ class PairNequIP : public Pair {
   std::vector<double> squared_cutoffs_;       // model types: centre, neighbor
   double r_max_ = 0.0;
   int reach_ = 1;  // edges between an atom and the furthest that its energy depends on
+  bool ghost_lists_ = false;  // ghosts have neighbors, too
   int width_ = 3;  // numbers of an atom in sums_
   bigint identity_step_ = -1;
   std::vector<double> energies_, forces_, atomic_virials_, edge_gradients_;

@@ -52,6 +52,8 @@ PairNequIP::PairNequIP(LAMMPS *lmp, bool ghosts) : Pair(lmp), ghosts_(ghosts) {
   manybody_flag = 1;
   no_virial_fdotr_compute = 1;
   centroidstressflag = CENTROID_NOTAVAIL;
+  // Said before `init_style`, because pair_style hybrid asks at once.
+  ghostneigh = 1;
   // Force, virial and centroid virial of each ghost, whatever `newton` is.
   comm_reverse = comm_reverse_off = 3 + 6 + 9;
 }
@@ -161,15 +163,25 @@ void PairNequIP::map_types(int count, char **names) {
   }
 }
 
+double PairNequIP::shortest_cutoff() const {
+  double shortest = r_max_;
+  for (const double squared : squared_cutoffs_)
+    if (squared > 0.0) shortest = std::fmin(shortest, std::sqrt(squared));
+  return shortest;
+}
+
 // A model that passes messages would silently give wrong numbers where images are atoms without
 // neighbors: the energy of an atom must not change with the edges of its neighbor.
 void PairNequIP::require_direct_neighbors() {
-  const double step = 0.45 * r_max_;
+  const double step = 0.45 * shortest_cutoff();
+  const char *dtype = nequip::metadata_of(model_, "model_dtype");
+  // Rounding, in units of the energy of interaction.
+  const double tolerance = dtype && std::strcmp(dtype, "float64") == 0 ? 1e-8 : 1e-4;
   const double positions[] = {0.0, 0.0, 0.0, step, 0.1 * step, 0.0, 1.9 * step, 0.2 * step, 0.0};
   const int64_t edges[] = {0, 1, 1, 2, 1, 0, 2, 1}, fewer[] = {0, 1, 1, 0};
   for (size_t type = 0; type < type_names_.size(); ++type) {
     const int64_t types[] = {int64_t(type), int64_t(type), int64_t(type)};
-    double all[3], few[3];
+    double all[3], few[3], alone[3];
     nequip::Problem problem;
     nequip::Graph graph = {3, 4, positions, edges, types, nullptr, nullptr, nullptr, nullptr};
     nequip::Results results = {all, nullptr, nullptr, nullptr, nullptr};
@@ -178,8 +190,11 @@ void PairNequIP::require_direct_neighbors() {
     graph.edge_index = fewer;
     results.energies = few;
     fine = fine && nequip::run_model(model_, &graph, &results, &problem);
+    graph.edges = 0;
+    results.energies = alone;
+    fine = fine && nequip::run_model(model_, &graph, &results, &problem);
     stop_if_failed(!fine, problem);
-    if (std::fabs(all[0] - few[0]) > 1e-9 * (1.0 + std::fabs(all[0])))
+    if (std::fabs(all[0] - few[0]) > tolerance * std::fabs(few[0] - alone[0]))
       error->all(FLERR, "The energies of '{}' depend on more than direct neighbors, so it is no "
                  "model for pair_style allegro; use pair_style nequip", file_);
   }
@@ -189,8 +204,7 @@ void PairNequIP::require_direct_neighbors() {
 // edge that it depends on.
 void PairNequIP::measure_reach() {
   const int nodes = LONGEST_REACH + 2, types = static_cast<int>(type_names_.size());
-  double shortest = r_max_;
-  for (const double squared : squared_cutoffs_) shortest = std::fmin(shortest, std::sqrt(squared));
+  const double shortest = shortest_cutoff();
   std::vector<int64_t> index, kinds(nodes);
   std::vector<double> vectors, owned(nodes, 0.0);
   owned[0] = 1.0;
@@ -284,8 +298,8 @@ void PairNequIP::init_style() {
   check_masses();
   check_special_bonds();
   int wanted = NeighConst::REQ_FULL;
-  ghostneigh = contract == nequip::EDGES && comm->nprocs > 1 && reach_ > 1;
-  if (ghostneigh) {
+  ghost_lists_ = contract == nequip::EDGES && comm->nprocs > 1 && reach_ > 1;
+  if (ghost_lists_) {
     wanted |= NeighConst::REQ_GHOST;
     widen_shell();
   }
