@@ -12,8 +12,17 @@ from nequip_integrations.text_tables import number, text_table
 
 __all__ = ["figure", "machine", "table"]
 
-_HEADER = ("way", "atoms", "pairs", "ms/step", "fastest", "µs/atom", "ns/day at 1 fs", "peak MB")
-_HEADER += ("kB/atom",)
+_HEADER = (
+    "way",
+    "atoms",
+    "pairs",
+    "ms/step",
+    "fastest",
+    "µs/atom",
+    "ns/day at 1 fs",
+    "peak MB",
+    "kB/atom",
+)
 
 Found = Mapping[str, Sequence[Measurement]]
 

@@ -83,7 +83,7 @@ def phonons(
         "lowest_frequency_THz": float(frequencies.min()),
         "highest_frequency_THz": float(frequencies.max()),
         "gamma_frequencies_THz": _at(phonon, [0.0, 0.0, 0.0]),
-        "free_energy_kJ_per_mol": float(phonon.thermal_properties.free_energy[0]),
+        "free_energy_kJ_per_mol": float(phonon.thermal_properties.thermal_properties[1][0]),
         "temperature_K": temperature,
         "dos": {
             "frequencies_THz": np.asarray(dos.frequency_points).tolist(),

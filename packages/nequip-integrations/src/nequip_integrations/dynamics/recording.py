@@ -139,8 +139,8 @@ class RunFiles:
         for path, size in zip((self.trajectory, self.log), sizes, strict=True):
             if not path.exists() or path.stat().st_size < size:
                 raise FileFormatError(f"'{path}' is shorter than the run left it; start anew")
-            with path.open("r+b") as stream:
-                stream.truncate(size)
+            with path.open("r+b") as file:
+                file.truncate(size)
         return SavedState(step, before, arrays, *sizes)
 
 
