@@ -169,7 +169,7 @@ def test_two_models_are_compared_with_labels_and_each_other(
 
 
 def test_a_structure_that_needs_more_memory_is_tried_alone(frames, model, monkeypatch):
-    inner, sizes = model._model, []
+    inner, sizes = model.model, []
 
     def small(batch):
         sizes.append(len(batch["num_atoms"]))
@@ -178,7 +178,7 @@ def test_a_structure_that_needs_more_memory_is_tried_alone(frames, model, monkey
         return inner(batch)
 
     wanted = model.predict([model.prepare(atoms) for atoms in frames])
-    monkeypatch.setattr(model, "_model", small)
+    monkeypatch.setattr(model, "model", small)
     found = model.predict([model.prepare(atoms) for atoms in frames])
     assert sizes[0] == 11 and max(sizes) == 11 and min(sizes) <= 2
     for one, other in zip(found, wanted, strict=True):
@@ -242,8 +242,8 @@ def test_structure_with_an_unknown_species_is_named(frames, package, tmp_path, c
 
 
 def test_model_that_returns_nan_stops_with_the_structure(frames, model):
-    inner = model._model
-    model._model = lambda batch: {**inner(batch), "forces": inner(batch)["forces"] * float("nan")}
+    inner = model.model
+    model.model = lambda batch: {**inner(batch), "forces": inner(batch)["forces"] * float("nan")}
     samples = [Sample(atoms, {}, None, "made", index) for index, atoms in enumerate(frames)]
     with pytest.raises(ValueError, match=r"structure 0 of 'made'.*not a finite number"):
         evaluate([model], samples, 1, 1)
