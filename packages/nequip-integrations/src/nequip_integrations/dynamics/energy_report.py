@@ -68,9 +68,10 @@ def summary_text(found: dict[str, Any]) -> str:
         )
     for name, unit in (("temperature", "K"), ("pressure", "GPa"), ("volume", "A3")):
         mean = found[f"mean_{name}_{unit}"]
-        if mean is not None:
+        spread = found[f"std_{name}_{unit}"]
+        # A volume that is held constant says nothing.
+        if mean is not None and spread > 1e-9 * abs(mean):
             shown = unit.replace("A3", "Å³")
-            spread = found[f"std_{name}_{unit}"]
             lines.append(f"{name}: {mean:.4g} ± {spread:.2g} {shown} (second half)")
     return "\n".join(lines)
 

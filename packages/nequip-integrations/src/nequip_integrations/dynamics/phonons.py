@@ -115,13 +115,20 @@ def figure(found: dict[str, Any]) -> bytes:
     """Return a PNG of bands and density of states."""
     bands, dos = found["bands"], found["dos"]
     drawn, (left, right) = drawing.grid(2, columns=2, width=4.2)
-    left.plot(bands["x"], bands["frequencies_THz"], color=drawing.COLORS[0], linewidth=1.0)
+    x, frequencies = np.array(bands["x"]), np.array(bands["frequencies_THz"])
+    # Where the path jumps, two points have one place.
+    jumps = np.flatnonzero(np.diff(x) == 0) + 1
+    for piece, values in zip(np.split(x, jumps), np.split(frequencies, jumps), strict=True):
+        left.plot(piece, values, color=drawing.COLORS[0], linewidth=1.0)
     for tick in bands["ticks"]:
         left.axvline(tick, color=drawing.GREY, linewidth=0.6)
     left.axhline(0.0, color=drawing.GREY, linewidth=0.6)
     left.set_xlim(bands["x"][0], bands["x"][-1])
     drawing.style(left, "phonon bands", "", "frequency (THz)")
-    left.set_xticks(bands["ticks"], [name.replace("G", "Γ") for name in bands["names"]])
+    labels: dict[float, list[str]] = {}
+    for tick, name in zip(bands["ticks"], bands["names"], strict=True):
+        labels.setdefault(tick, []).append(name.replace("G", "Γ"))
+    left.set_xticks(list(labels), ["|".join(names) for names in labels.values()])
     right.plot(dos["states_per_THz"], dos["frequencies_THz"], color=drawing.COLORS[0])
     drawing.style(right, "density of states", "states per THz and cell", "frequency (THz)")
     return drawing.png(drawn)

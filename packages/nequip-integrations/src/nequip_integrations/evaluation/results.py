@@ -68,7 +68,7 @@ def parity_figure(found: Evaluation) -> bytes | None:
     ]
     if not panels:
         return None
-    figure, axes = grid(len(panels))
+    figure, axes = grid(len(panels), width=3.3)
     for axis, (errors, field, sums) in zip(axes, panels, strict=True):
         unit, factor = _SHOWN[field]
         # An energy per atom far from zero is read best in eV.

@@ -15,7 +15,7 @@ _MOST_REPEATED = 400  # atoms of a supercell
 
 
 def _bound(subject: Subject) -> float:
-    return 1e-3 if subject.is_single else 1e-8
+    return 1e-4 if subject.is_single else 1e-8
 
 
 def supercell_line(subject: Subject, atoms: Atoms) -> Line | None:

@@ -15,7 +15,7 @@ _ROTATIONS = 4
 
 
 def _bound(subject: Subject) -> float:
-    return 1e-3 if subject.is_single else 1e-8
+    return 1e-4 if subject.is_single else 1e-8
 
 
 def _deviation(found: Outcome, wanted: Outcome) -> float:
