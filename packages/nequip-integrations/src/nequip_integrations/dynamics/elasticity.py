@@ -93,7 +93,8 @@ def matrix_text(found: dict[str, Any]) -> str:
     """Return the constants for people."""
     rows = found["elastic_constants_GPa"]
     lines = ["elastic constants (GPa), xx yy zz yz xz xy"]
-    lines += ["  ".join(f"{value:8.2f}" for value in row) for row in rows]
+    # Adding zero takes the sign from what rounds to zero.
+    lines += ["  ".join(f"{round(value, 2) + 0.0:8.2f}" for value in row) for row in rows]
     moduli = [
         f"{name} modulus {found[f'{name}_modulus_GPa']:.4g} GPa"
         for name in ("bulk", "shear", "young")

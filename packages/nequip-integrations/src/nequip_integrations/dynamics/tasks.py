@@ -167,7 +167,7 @@ def phonons(options: argparse.Namespace) -> int:
     lowest = found["lowest_frequency_THz"]
     print(  # noqa: T201
         f"{found['displacements']} displacements in a {supercell[0]} x {supercell[1]} x "
-        f"{supercell[2]} supercell; frequencies from {lowest:.3f} to "
+        f"{supercell[2]} supercell; frequencies from {round(lowest, 3) + 0.0:.3f} to "
         f"{found['highest_frequency_THz']:.3f} THz"
         + ("" if lowest > -0.05 else ": imaginary ones, the structure is not at a minimum")
     )
