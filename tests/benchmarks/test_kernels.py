@@ -1,4 +1,4 @@
-"""The three kernels of one hidden layer, and a matrix product for comparison.
+"""The kernels of one hidden layer, and a matrix product for comparison.
 
 On a shared machine measure on one thread, by processor time:
 OMP_NUM_THREADS=1 pytest tests/benchmarks/test_kernels.py --benchmark-timer=time.process_time
@@ -25,7 +25,19 @@ def layer(l_max, channels, parity=True):
     return signature_of(layout.blocks, irreps.paths, irreps.convolved.blocks, couplings, l_max)
 
 
-@pytest.mark.parametrize("function", ["forward", "by_features", "by_edges"])
+# Functions with the weights from 64 hidden columns of the radial network, and from a table.
+ARGUMENTS = {
+    "forward": "xyw",
+    "by_features": "gyw",
+    "by_edges": "gxyw",
+    "radial_forward": "xyhm",
+    "radial_backward": "gxyhm",
+    "table_forward": "xypr",
+    "table_backward": "gxypr",
+}
+
+
+@pytest.mark.parametrize("function", ARGUMENTS)
 @pytest.mark.parametrize("real", ["float32", "float64"])
 @pytest.mark.parametrize("l_max", [1, 2, 3])
 def test_kernel(benchmark, l_max, real, function):
@@ -38,12 +50,20 @@ def test_kernel(benchmark, l_max, real, function):
     def random(rows, columns):
         return torch.randn(rows, columns, generator=generator, dtype=dtype)
 
-    g, x = random(NODES, signature.num_out), random(NODES, signature.num_in)
-    y, w = random(EDGES, signature.num_sh), random(EDGES, signature.num_weights)
+    tensors = {
+        "g": random(NODES, signature.num_out),
+        "x": random(NODES, signature.num_in),
+        "y": random(EDGES, signature.num_sh),
+        "w": random(EDGES, signature.num_weights),
+        "h": random(EDGES, 64),
+        "m": random(64, signature.num_weights),
+        # Distances in a crystal leave the first half of a table alone.
+        "p": 64.0 * (1.0 + torch.rand(EDGES, generator=generator, dtype=torch.float64)),
+        "r": random(3 * 129, signature.num_weights),
+    }
     centre = torch.randint(0, NODES, (EDGES,), generator=generator).sort().values
     neighbour = torch.randint(0, NODES, (EDGES,), generator=generator)
-    first = {"forward": (x,), "by_features": (g,), "by_edges": (g, x)}[function]
-    arguments = (*first, y, w, centre, neighbour)
+    arguments = (*(tensors[name] for name in ARGUMENTS[function]), centre, neighbour)
     benchmark.pedantic(getattr(kernel, function), arguments, warmup_rounds=1, rounds=7)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from nequip_kernels.compiler import BuildError
-from nequip_kernels.generator import FUNCTIONS, function_name, source_of
+from nequip_kernels.functions import FUNCTIONS, function_name
+from nequip_kernels.generator import source_of
 from nequip_kernels.libraries import provide_libraries
 from nequip_kernels.signature import Signature
 

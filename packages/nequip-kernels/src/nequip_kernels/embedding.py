@@ -25,7 +25,8 @@ from nequip_kernels.compiler import (
     command_of_compiler,
 )
 from nequip_kernels.cpu import REALS
-from nequip_kernels.generator import FUNCTIONS, function_name, source_of
+from nequip_kernels.functions import FUNCTIONS, function_name
+from nequip_kernels.generator import source_of
 from nequip_kernels.operation import signature_of_digest
 from nequip_kernels.signature import Signature
 

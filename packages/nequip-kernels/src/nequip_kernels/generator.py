@@ -9,36 +9,16 @@ from __future__ import annotations
 
 import importlib.resources
 
+from nequip_kernels.functions import Functions
 from nequip_kernels.signature import PathTerm, Signature
 
-__all__ = ["FUNCTIONS", "function_name", "source_of"]
-
-FUNCTIONS = (
-    "forward",
-    "by_features",
-    "by_edges",
-    "radial_forward",
-    "radial_backward",
-    "table_forward",
-    "table_backward",
-)
+__all__ = ["source_of"]
 
 _Expression = tuple[tuple[int, float], ...]
 
 
-def function_name(signature: Signature, real: str, function: str) -> str:
-    """Return the name under which a library offers one of `FUNCTIONS`.
-
-    Args:
-        signature: the operation.
-        real: ``float`` or ``double``.
-        function: one of `FUNCTIONS`.
-    """
-    return f"nequip_{signature.digest}_{real}_{function}"
-
-
 def source_of(signature: Signature, real: str) -> str:
-    """Return the C++ source of a library with the `FUNCTIONS` for one signature.
+    """Return the C++ source of a library with all functions for one signature.
 
     Args:
         signature: the operation.
@@ -51,7 +31,7 @@ def source_of(signature: Signature, real: str) -> str:
         parts += _forward_block(signature, slots, number, places)
         parts += _features_block(signature, slots, number, places)
         parts += _edges_block(signature, number, places)
-    parts += ["}  // namespace", *_drivers(signature, slots, real)]
+    parts += ["}  // namespace", *Functions(signature, real, len(slots)).lines()]
     return "\n".join(parts) + "\n"
 
 
@@ -221,163 +201,3 @@ def _pairs(path: PathTerm) -> dict[tuple[int, int], list[tuple[int, float]]]:
     for i, j, k, value in path.coupling:
         found.setdefault((i, k), []).append((j, value))
     return found
-
-
-def _function(name: str, arguments: str, body: list[str]) -> list[str]:
-    """Return a function that the library offers."""
-    return [
-        f'extern "C" __attribute__((visibility("default"))) int {name}(',
-        f"    Index nodes, Index edges, {arguments}, int threads) {{",
-        *body,
-        "}",
-    ]
-
-
-def _driver(
-    name: str, given: str, results: str, by: str, rows: list[str], each: list[str]
-) -> list[str]:
-    """Return the function that goes through the edges in the order of a node."""
-    edges = "const T* y, const T* w, const Index* centre, const Index* neighbour"
-    return _function(
-        name,
-        f"{given}, {edges}, {results}",
-        [
-            f"return run(nodes, edges, centre, neighbour, {by}, threads,",
-            "[=](const Order& order, Index begin, Index end, Index) {",
-            *rows,
-            "[&](Index edge, Index node, int e) {",
-            *each,
-            "}, [](Index, int) {}); });",
-        ],
-    )
-
-
-def _inside_driver(
-    name: str, given: str, weights: tuple[str, str, str], results: str, by: str, inside: list[str]
-) -> list[str]:
-    """Return the function that makes the weights of edges by itself.
-
-    Args:
-        name: of the function.
-        given: arguments before the harmonics.
-        weights: arguments that the weights are made of, how they are kept, and what a thread has.
-        results: arguments for the results.
-        by: the node whose order the edges are in.
-        inside: body for the nodes of a thread.
-    """
-    arguments, kept, mine = weights
-    return _function(
-        name,
-        f"{given}, const T* y, {arguments}, const Index* centre, const Index* neighbour, {results}",
-        [
-            "try {",
-            f"const {kept};",
-            f"return run(nodes, edges, centre, neighbour, {by}, threads,",
-            "[&](const Order& order, Index begin, Index end, Index thread) {",
-            f"const {mine};",
-            *inside,
-            "});",
-            "} catch (const std::bad_alloc&) { return kNoMemory; }",
-        ],
-    )
-
-
-def _drivers(signature: Signature, slots: _Slots, real: str) -> list[str]:
-    """Return the functions that a library offers."""
-    num_in, num_sh, num_out = signature.num_in, signature.num_sh, signature.num_out
-    num_weights = signature.num_weights
-    tile = f"alignas(64) T tile[{num_sh} * kTile];"
-    matrices = f"alignas(64) T m[{max(1, len(slots))} * kTile];"
-    lanes = f"alignas(64) T lanes[{num_sh} * kLanes];"
-    through = f"for_edges(order, begin, end, y, {num_sh}, tile, "
-
-    def calls(kind: str, arguments: str) -> list[str]:
-        return [f"{kind}{number}({arguments});" for number in range(len(signature.blocks))]
-
-    def zeroed(result: str, columns: int) -> str:
-        return (
-            f"std::memset({result} + begin * {columns}, 0, sizeof(T) * (end - begin) * {columns});"
-        )
-
-    def sums(w: str, a: str) -> list[str]:
-        return calls(
-            "forward", f"x + neighbour[edge] * {num_in}, m + e, {w}, {a} + node * {num_out}"
-        )
-
-    def gradients(w: str, gw: str) -> list[str]:
-        given = f"g + centre[edge] * {num_out}, x + neighbour[edge] * {num_in}"
-        return [
-            "std::memset(lanes, 0, sizeof(lanes));",
-            *calls("edges", f"{given}, tile + e, {w}, lanes, {gw}"),
-            f"for (int j = 0; j < {num_sh}; ++j)",
-            f"gy[edge * {num_sh} + j] = sum_of_lanes<kLanes>(lanes + j * kLanes);",
-        ]
-
-    def features(w: str) -> list[str]:
-        return calls("features", f"g + centre[edge] * {num_out}, m + e, {w}, gx + node * {num_in}")
-
-    row, mix = f"w + edge * {num_weights}", "[&](Index, int) { mix(tile, m); },"
-    weigh = "[&](Index at, int number) { mix(tile, m); of.weigh(h, order, at, number); },"
-    forward = _driver(
-        function_name(signature, real, "forward"),
-        "const T* x",
-        "T* a",
-        "centre",
-        [zeroed("a", num_out), matrices, tile, through + mix],
-        sums(row, "a"),
-    )
-    by_features = _driver(
-        function_name(signature, real, "by_features"),
-        "const T* g",
-        "T* gx",
-        "neighbour",
-        [zeroed("gx", num_in), matrices, tile, through + mix],
-        features(row),
-    )
-    by_edges = _driver(
-        function_name(signature, real, "by_edges"),
-        "const T* g, const T* x",
-        "T* gy, T* gw",
-        "centre",
-        [lanes, tile, through + "[](Index, int) {},"],
-        gradients(row, f"gw + edge * {num_weights}"),
-    )
-    radial = (
-        "const T* h, const T* matrix, Index hidden",
-        f"Radial radial(matrix, hidden, {num_weights}, threads)",
-        "Radial::Tile of(radial, thread)",
-    )
-    table = (
-        "const double* places, const T* rows, Index intervals",
-        f"Table table(places, rows, intervals, {num_weights}, threads)",
-        "Table::Row of(table, thread)",
-    )
-    each, none = "[&](Index edge, Index node, int e) {", "}, [](Index, int) {});"
-    to_a, to_gx = [zeroed("a", num_out), matrices, tile], [zeroed("gx", num_in), matrices, tile]
-    inside = {
-        "radial_forward": [*to_a, through + weigh, each, *sums("of.row(e)", "a"), none],
-        "radial_backward": [
-            *(*to_gx, lanes, through + weigh, each),
-            *features("of.row(e)"),
-            *gradients("of.row(e)", "of.gradient(e)"),
-            "}, [&](Index at, int number) { of.unweigh(gh, order, at, number); });",
-        ],
-        "table_forward": [
-            *(*to_a, through + mix, each, "of.weigh<false>(edge);"),
-            *(*sums("of.weights", "a"), none),
-        ],
-        "table_backward": [
-            *(*to_gx, lanes, through + mix, each, "of.weigh<true>(edge);"),
-            *features("of.weights"),
-            *(*gradients("of.weights", "of.gradients"), "gp[edge] = of.along();", none),
-        ],
-    }
-    made = [*forward, *by_features, *by_edges]
-    for kind, weights, result in (("radial", radial, "T* gh"), ("table", table, "double* gp")):
-        for function, given, results, by in (
-            (f"{kind}_forward", "const T* x", "T* a", "centre"),
-            (f"{kind}_backward", "const T* g, const T* x", f"T* gx, T* gy, {result}", "neighbour"),
-        ):
-            name = function_name(signature, real, function)
-            made += _inside_driver(name, given, weights, results, by, inside[function])
-    return made

@@ -102,7 +102,8 @@ def radial_table(radial: ScalarMLP, basis: BesselBasis, max_error: float) -> Rad
     dtype = radial.weights[-1].dtype
     network = _Network(radial, basis)
     x = (torch.arange(_SAMPLES, dtype=torch.float64) + 1.0) / _SAMPLES
-    projection, matrix = _factored(*network.jet(x, 1), network.matrix, 0.5 * max_error)
+    values, slopes = network.jet(x, 1)
+    projection, matrix = _factored(values, slopes, network.matrix, 0.5 * max_error)
     intervals, reached = 32, math.inf
     while intervals <= _MOST_INTERVALS:
         ends = network.ends(intervals) @ projection
