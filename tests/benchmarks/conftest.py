@@ -29,6 +29,17 @@ SYSTEMS = {
     "Cu 864": (6, 6, 6),
     "Cu 2048": (8, 8, 8),
 }
+ARCHITECTURE = {
+    "seed": 1,
+    "model_dtype": "float32",
+    "r_max": R_MAX,
+    "num_layers": 4,
+    "l_max": 2,
+    "num_features": 32,
+    "radial_mlp_depth": 2,
+    "radial_mlp_width": 64,
+    "avg_num_neighbors": 30.0,
+}
 CONFIG = """
 run: [train]
 data:
@@ -115,23 +126,12 @@ def build(request):
     make = MAKERS[request.param]
 
     def with_types(type_names):
-        return make(
-            seed=1,
-            model_dtype="float32",
-            type_names=type_names,
-            r_max=R_MAX,
-            num_layers=4,
-            l_max=2,
-            num_features=32,
-            radial_mlp_depth=2,
-            radial_mlp_width=64,
-            avg_num_neighbors=30.0,
-        )
+        return make(**ARCHITECTURE, type_names=type_names)
 
     return with_types
 
 
-def _prepared(structures, type_names):
+def prepared(structures, type_names):
     mapper = ChemicalSpeciesToAtomTypeMapper(type_names)
     frames = [compute_neighborlist_(mapper(from_ase(atoms)), R_MAX) for atoms in structures]
     batch = batched_from_list(frames)
@@ -145,7 +145,7 @@ def crystal():
     def make(name):
         atoms = bulk("Cu", cubic=True).repeat(SYSTEMS[name])
         atoms.rattle(0.1, seed=0)
-        return _prepared([atoms], ["Cu"])
+        return prepared([atoms], ["Cu"])
 
     return make
 
@@ -159,7 +159,7 @@ def molecules():
         atoms.rattle(0.05, seed=seed)
         atoms.cell = np.zeros((3, 3))
         structures.append(atoms)
-    return _prepared(structures, ["C", "H", "O"])
+    return prepared(structures, ["C", "H", "O"])
 
 
 def _train(folder):
