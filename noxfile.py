@@ -61,16 +61,16 @@ OPTIONAL_LIBRARIES = (
     "jsonschema>=4.18",  # checks the schema of configs
     "cryptography>=42",
     "filelock>=3.12",
-    "phonopy>=2.30",
+    "matplotlib>=3.9.2",
+    "phonopy>=2.34.1",
     "requests>=2.32",
     "schedulefree>=1.3",
+    "tensorboardX>=2.6",
     "waitress>=3",
 )
 LINT_TOOLS = ("ruff", "mypy", "types-PyYAML", "types-requests")
 # The graph of imports is read from source: the layers are installed without their dependencies.
 IMPORT_TOOLS = ("import-linter", "packaging")
-DEMO_TOOLS = ("matplotlib",)
-RELEASE_TOOLS = ("build",)
 
 # Every module of a wheel, to notice what an editable install supplies by accident.
 IMPORT_ALL = """
@@ -138,8 +138,7 @@ def workspace(session: nox.Session) -> None:
         *OPTIONAL_LIBRARIES,
         *LINT_TOOLS,
         *IMPORT_TOOLS,
-        *DEMO_TOOLS,
-        *RELEASE_TOOLS,
+        "build",
     )
     stamp.write_text(workspace_fingerprint())
 
@@ -335,7 +334,7 @@ def build(session: nox.Session) -> None:
     """Build every wheel from its sdist, look inside, and import each from a clean environment."""
     output = ROOT / "dist"
     shutil.rmtree(output, ignore_errors=True)
-    session.install(*RELEASE_TOOLS, *BUILD_BACKEND)
+    session.install("build", *BUILD_BACKEND)
     for folder in folders(*DISTRIBUTIONS):
         session.run("python", "-m", "build", "--no-isolation", "--outdir", str(output), folder)
     session.run("python", "tools/check_archives.py", str(output))

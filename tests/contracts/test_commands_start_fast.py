@@ -27,6 +27,11 @@ CALLS = [
     ("nequip-package", ["list", str(PACKAGE)], "eager_model.pkl"),
     ("nequip-compile", ["--help"], "nequip-compile"),
     ("nequip-doctor", ["--help"], "nequip-doctor"),
+    ("nequip-benchmark", ["--help"], "nequip-benchmark"),
+    ("nequip-evaluate", ["--help"], "nequip-evaluate"),
+    ("nequip-md", ["--help"], "nequip-md"),
+    ("nequip-lammps", ["--help"], "nequip-lammps"),
+    ("nequip-lammps", ["run", "--help"], "nequip-lammps run"),
     ("nequip-ipi", ["--help"], "nequip-ipi"),
     ("nequip-ipi", ["--where"], "ipi.py"),
 ]

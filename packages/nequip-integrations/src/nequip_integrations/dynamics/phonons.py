@@ -58,7 +58,8 @@ def phonons(
         cell=atoms.cell.array,
         masses=atoms.get_masses(),
     )
-    phonon = Phonopy(unit, supercell_matrix=np.diag(supercell), primitive_matrix=np.eye(3))
+    # What it computes is None in its annotations before it is asked for.
+    phonon: Any = Phonopy(unit, supercell_matrix=np.diag(supercell), primitive_matrix=np.eye(3))
     phonon.generate_displacements(distance=displacement)
     displaced: list[Any] = list(phonon.supercells_with_displacements)
     forces = []
