@@ -36,7 +36,7 @@ else:
     try:
         from torch_sim.models.interface import ModelInterface
     except ImportError as error:
-        ModelInterface = absent("torch-sim", "torch-sim", error)
+        ModelInterface = absent("torch-sim", "torchsim", error)
 
 __all__ = ["NequIPTorchSimCalc"]
 
