@@ -15,10 +15,10 @@ pytest.importorskip("nequip_train", reason="the bench session installs nequip-tr
 
 PROGRAM = Path(__file__).with_name("training_process.py")
 REFERENCE = "nequip 0.19.1"
-# What the process calls it -> group of the table, steps to measure.
+# Name in the table -> what the process calls it, steps to measure.
 BATCHES = {
-    "molecules": ("5 molecules of 15 atoms", 11),
-    "crystal": ("Cu 256", 5),
+    "5 molecules of 15 atoms": ("molecules", 11),
+    "Cu 256": ("crystal", 5),
 }
 
 
@@ -33,10 +33,9 @@ def losses():
 @pytest.mark.parametrize("batch", BATCHES)
 def test_whole_training_step(benchmark, losses, who, mode, batch):
     name, rounds = BATCHES[batch]
-    benchmark.group = f"whole training step, {mode}, {name}"
-    words = [sys.executable, "-W", "ignore", str(PROGRAM), who.split()[0], mode, batch]
-    if who == REFERENCE:
-        words[4] = "reference"
+    benchmark.group = f"whole training step, {mode}, {batch}"
+    side = "reference" if who == REFERENCE else who
+    words = [sys.executable, "-W", "ignore", str(PROGRAM), side, mode, name]
     with subprocess.Popen(
         words,
         stdin=subprocess.PIPE,
