@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nequip_compile.cache.folder import CACHE_VARIABLE, cache_folder
 from nequip_compile.cache.maintenance import Pruning, damaged, listing, prune
+from nequip_core.cache_pruning import add_pruning_options
 from nequip_core.command_line import run_command
 from nequip_core.errors import FileFormatError
 from nequip_core.terminal import visible
 
 __all__ = ["main"]
-
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def main(words: Sequence[str]) -> int:
@@ -49,35 +47,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Remove damaged entries, failures older than a day, what killed processes "
         "left behind, and what the options say.",
     )
-    one.add_argument(
-        "--older-than", type=_days, metavar="DAYS", help="entries not used for so many days"
-    )
-    one.add_argument(
-        "--larger-than",
-        type=_size,
-        metavar="SIZE",
-        help="while the cache is larger (500M, 2G, bytes), the entry not used for longest",
-    )
+    add_pruning_options(one, "entry")
     one.add_argument("--failures", action="store_true", help="failed compilations, to try again")
-    one.add_argument("--all", action="store_true", help="everything")
     one.set_defaults(body=_prune)
     one = commands.add_parser("verify", help="compare every entry with its SHA-256")
     one.set_defaults(body=_verify)
     return parser
-
-
-def _days(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value < float("inf"):
-        raise ValueError
-    return value
-
-
-def _size(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise ValueError
-    return float(found[1]) * _UNITS[found[2].upper()]
 
 
 def _list(folder: Path, options: argparse.Namespace) -> None:

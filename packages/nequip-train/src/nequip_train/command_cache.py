@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nequip_core.cache_pruning import add_pruning_options
 from nequip_core.command_line import run_command
 from nequip_core.errors import DataError, FileFormatError
 from nequip_train.data.frame_folder import CACHE_VARIABLE, cache_folder, entries, prune
 
 __all__ = ["main"]
-
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def main(words: Sequence[str]) -> int:
@@ -41,32 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("list", help="print what is kept, last used first")
     one.set_defaults(body=_list)
     one = commands.add_parser("prune", help="remove from it what the options say")
-    one.add_argument(
-        "--older-than", type=_days, metavar="DAYS", help="sets not used for so many days"
-    )
-    one.add_argument(
-        "--larger-than",
-        type=_size,
-        metavar="SIZE",
-        help="while the cache is larger (500M, 20G, bytes), the set not used for longest",
-    )
-    one.add_argument("--all", action="store_true", help="everything")
+    add_pruning_options(one, "set")
     one.set_defaults(body=_prune)
     return parser
-
-
-def _days(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value < float("inf"):
-        raise ValueError
-    return value
-
-
-def _size(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise ValueError
-    return float(found[1]) * _UNITS[found[2].upper()]
 
 
 def _list(folder: Path, options: argparse.Namespace) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 from nequip_compile.cache.entries import Entry, drop, entries
 from nequip_compile.cache.failures import LIFETIME, failures
+from nequip_core.cache_pruning import superfluous
 
 __all__ = ["Pruning", "damaged", "listing", "prune"]
 
-_DAY = 24 * 3600.0
 # Work of other processes is hidden; what is this old was left behind by one that was killed.
 _ABANDONED = 3600.0
 
@@ -75,21 +75,14 @@ def prune(folder: Path, pruning: Pruning) -> tuple[int, int]:
     Raises:
         OSError: something cannot be removed.
     """
-    wrong = damaged(folder)
-    ordered = sorted(entries(folder), key=Entry.last_used, reverse=True)
-    gone, total, now = [], 0, time.time()
-    for entry in ordered:
+    wrong, now = damaged(folder), time.time()
+    gone, sized = [], []
+    for entry in entries(folder):
         if pruning.everything or entry.path.name in wrong:
             gone.append(entry)
-            continue
-        size = entry.read()["bytes"]
-        unused = now - entry.last_used()
-        if (pruning.unused_days is not None and unused > pruning.unused_days * _DAY) or (
-            pruning.largest_total is not None and total + size > pruning.largest_total
-        ):
-            gone.append(entry)
         else:
-            total += size
+            sized.append((entry, entry.last_used(), entry.read()["bytes"]))
+    gone += superfluous(sized, now, pruning.unused_days, pruning.largest_total)
     for entry in gone:
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             drop(entry)

@@ -7,15 +7,15 @@ import shutil
 import time
 from pathlib import Path
 
+from nequip_core.cache_pruning import superfluous
 from nequip_core.user_settings import cache_or_none
 
 __all__ = ["CACHE_VARIABLE", "SUFFIX", "cache_folder", "entries", "lock_file", "prune"]
 
 CACHE_VARIABLE = "NEQUIP_FRAME_CACHE"
 SUFFIX = ".frames.lmdb"
-_DAY = 24 * 3600.0
-# Work of other processes is hidden; what is this old was left behind by one that was killed, days.
-_ABANDONED = 2.0
+# Work of other processes is hidden; what is this old (s) was left behind by one that was killed.
+_ABANDONED = 2 * 24 * 3600.0
 
 
 def cache_folder() -> Path | None:
@@ -55,17 +55,13 @@ def prune(
     Raises:
         OSError: something cannot be removed.
     """
-    now, total, gone = time.time(), 0, []
-    for path, used, size in entries(folder):
-        old = unused_days is not None and now - used > unused_days * _DAY
-        if old or (largest_total is not None and total + size > largest_total):
-            gone.append((path, size))
-        else:
-            total += size
+    now = time.time()
+    sized = [((path, size), used, size) for path, used, size in entries(folder)]
+    gone = superfluous(sized, now, unused_days, largest_total)
     for path, _ in gone:
         path.unlink(missing_ok=True)
     for left in folder.glob(f".*{SUFFIX}.*"):
         with contextlib.suppress(FileNotFoundError):
-            if left.is_dir() and now - left.stat().st_mtime > _ABANDONED * _DAY:
+            if left.is_dir() and now - left.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(left, ignore_errors=True)
     return len(gone), sum(size for _, size in gone)
