@@ -69,6 +69,7 @@ def plain(value: Any) -> Any:
 def test_the_table_has_every_argument_with_its_default(name: str) -> None:
     parent, _, kind = name.rpartition(".")
     found = arguments_of(getattr(importlib.import_module(parent), kind))
+    found.pop("timeout", None)  # Lightning's, a time span: no value of YAML
     assert set(found) - set(DOCUMENTED[name]) == set()
     for argument, default in found.items():
         documented = DOCUMENTED[name][argument]
