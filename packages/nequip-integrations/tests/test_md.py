@@ -2,7 +2,9 @@
 
 import csv
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,26 @@ def test_a_killed_run_goes_on_with_the_same_trajectory(ensemble, md, monkeypatch
     final = [np.load(f"{name}.state.npz") for name in ("whole", "parts")]
     np.testing.assert_array_equal(final[0]["positions"], final[1]["positions"])
     np.testing.assert_array_equal(final[0]["momenta"], final[1]["momenta"])
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_moment_goes_on_with_the_same_trajectory(md, package, place):
+    steps = ["nvt", "--steps", "300", "--every", "1"]
+    code = "import sys; from nequip_integrations.command_md import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, str(package), "start.xyz", *steps, "--eager"]
+    for delay in (0.0, 0.13, 0.29):
+        with subprocess.Popen([*words, "-o", "parts", "--overwrite"], cwd=place) as process:
+            while not Path("parts.state.npz").exists():
+                time.sleep(0.01)
+            time.sleep(delay)
+            process.kill()
+        assert process.returncode == -9
+        assert md(*steps, "-o", "parts", "--resume") == 0
+        if delay == 0.0:
+            assert md(*steps, "-o", "whole") == 0
+        assert Path("parts.xyz").read_bytes() == Path("whole.xyz").read_bytes()
+        assert Path("parts.csv").read_bytes() == Path("whole.csv").read_bytes()
+        Path("parts.state.npz").unlink()
 
 
 def test_a_finished_run_goes_on_to_more_steps(md):

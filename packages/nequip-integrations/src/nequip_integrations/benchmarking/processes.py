@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -69,7 +68,6 @@ def measured(model: str, arguments: Mapping[str, Any], atoms: Atoms, seconds: fl
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment(),
         ) as process:
             try:
                 _, errors = process.communicate(json.dumps(request))
@@ -80,12 +78,6 @@ def measured(model: str, arguments: Mapping[str, Any], atoms: Atoms, seconds: fl
         if not answer.exists():
             return replace(empty, failure=_reason(process.returncode, errors))
         return replace(empty, **json.loads(answer.read_text()))
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, with what it can import."""
-    paths = [path for path in sys.path if path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _reason(code: int, errors: str) -> str:
