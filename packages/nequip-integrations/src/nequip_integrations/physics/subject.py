@@ -76,7 +76,8 @@ def outcome(subject: Subject, atoms: Atoms) -> Outcome:
 def subject_of(calculator: NequIPCalculator) -> Subject:
     """Return a calculator with what its transforms say of the model."""
     unit = calculator.length_units_to_A
-    metadata = calculator.model.metadata
+    model: Any = calculator.model
+    metadata = model.metadata
     symbols: list[str] = []
     types: dict[str, int] = {}
     cutoff, table = float(metadata["r_max"]), None
