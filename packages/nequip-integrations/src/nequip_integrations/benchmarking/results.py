@@ -74,7 +74,9 @@ def figure(found: Found) -> bytes:
         left.plot(sizes, [1e3 * one.seconds for one in good], "o-", color=color, label=way)
         right.plot(sizes, [one.memory / 1e6 for one in good], "o-", color=color, label=way)
     left.set(xscale="log", yscale="log")
-    right.set(xscale="log", yscale="log")
+    right.set(xscale="log")
+    peaks = [one.memory for every in found.values() for one in every if one.failure is None]
+    right.set_ylim(0, 1.1e-6 * max(peaks, default=1e6))
     left.legend(frameon=False, fontsize=7)
     drawing.style(left, "time of a step", "atoms", "ms")
     drawing.style(right, "peak memory of the process", "atoms", "MB")
