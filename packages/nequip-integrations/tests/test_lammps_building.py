@@ -159,7 +159,14 @@ def test_doctor_says_what_is_there_and_what_is_not(engine, capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["build", "-in", "x"], ["run", "-np", "0"], ["run", "--no-plugin", "-np", "2"], ["walk"]],
+    [
+        [],
+        ["build", "-in", "x"],
+        ["run", "-np", "0"],
+        ["run", "--no-plugin", "-np", "2"],
+        ["run", "--device", "cpu", "-in", "x"],
+        ["walk"],
+    ],
 )
 def test_wrong_usage(words):
     with pytest.raises(SystemExit) as stopped:

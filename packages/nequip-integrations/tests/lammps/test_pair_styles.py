@@ -56,3 +56,16 @@ def test_part_of_a_hybrid_style(
     run_lammps(text + lammps_tools.RESULTS.format(out=out), tmp_path, processes)
     found = lammps_tools.results_of(out, atoms)
     lammps_tools.assert_agree(found, eager(model_of()), atoms)
+
+
+def test_domains_that_are_no_bricks(
+    compiled_file, model_of, eager, structures, run_lammps, lammps_tools, tmp_path
+):
+    # LAMMPS wants boxes longer than the shell of ghosts here.
+    path, order = compiled_file("pth", "lammps"), ORDERS[0]
+    atoms = structures["cubic"] * (2, 2, 2)
+    out = tmp_path / "out"
+    text = lammps_tools.set_up(tmp_path, "atoms", atoms, order, more="comm_style tiled\n")
+    text += f"pair_style nequip\npair_coeff * * {path} {' '.join(order)}\nbalance 1.0 rcb\n"
+    run_lammps(text + lammps_tools.RESULTS.format(out=out), tmp_path, 3)
+    lammps_tools.assert_agree(lammps_tools.results_of(out, atoms), eager(model_of()), atoms)

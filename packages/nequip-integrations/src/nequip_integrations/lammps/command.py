@@ -36,6 +36,8 @@ def main(words: Sequence[str] | None = None) -> int:
             parser.error(f"-np must be a positive number, got {options.processes}")
         if options.no_plugin and options.processes not in (None, 1):
             parser.error("--no-plugin runs on one process; leave out -np")
+        if options.device is not None and not options.no_plugin:
+            parser.error("--device is for --no-plugin; else a model runs where it was compiled for")
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     bodies = {"build": _build, "run": _run, "doctor": _doctor}
@@ -61,9 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run the same input by `fix external` and Python, without any compiler; one process",
     )
-    run.add_argument(
-        "--device", default="cpu", help="with --no-plugin: where the model runs (default: cpu)"
-    )
+    run.add_argument("--device", help="with --no-plugin: where the model runs (default: cpu)")
     commands.add_parser("doctor", help="say what is installed and what is missing")
     return parser
 
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.no_plugin:
         from nequip_integrations.lammps.input_files import run_input
 
-        run_input(options.arguments, options.device)
+        run_input(options.arguments, options.device or "cpu")
         return
     from nequip_integrations.lammps.building import built_plugin
     from nequip_integrations.lammps.installation import find_lammps, mpi_file
