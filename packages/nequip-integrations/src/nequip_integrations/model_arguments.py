@@ -65,16 +65,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--energy-units-to-eV",
         type=positive_number,
-        default=1.0,
         metavar="X",
-        help="eV in one energy unit of the model (default: 1)",
+        help="eV in one energy unit of the model (default: as declared by the file, or 1)",
     )
     add(
         "--length-units-to-A",
         type=positive_number,
-        default=1.0,
         metavar="X",
-        help="Angstrom in one length unit of the model (default: 1)",
+        help="Angstrom in one length unit of the model (default: as declared by the file, or 1)",
     )
 
 
