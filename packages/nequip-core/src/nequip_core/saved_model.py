@@ -83,7 +83,8 @@ class SavedModel:
         source: the file.
         parent: what the models came from: the package itself, or what a checkpoint was trained
             from; None for a training from scratch.
-        training: of a checkpoint ``epoch``, ``global_step`` and, where a metric was monitored,
+        training: of a checkpoint, or as the card of a package has it: ``epoch``, ``global_step``
+            and, where a metric was monitored,
             ``monitor`` and ``best_score``; ``range``, see `nequip_core.training_range`.
         loaded_by: ``snapshot`` or ``rebuild`` for a package.
     """

@@ -51,17 +51,8 @@ def unit_scale(dimension: str, unit: str) -> float | None:
 
 
 def stated_facts(saved: SavedModel) -> dict[str, Any]:
-    """Return the facts that a checkpoint or package states, those that are there.
-
-    Raises:
-        FileFormatError: a package is damaged.
-    """
-    units, training = saved.config.get("units"), saved.training
-    if saved.source.name.endswith(".nequip.zip"):
-        from nequip_core.archive.reader import PackageReader
-
-        training = PackageReader(saved.source).card.get("training") or {}
-    return _of(units, training.get("range"))
+    """Return the facts that a checkpoint or package states, those that are there."""
+    return _of(saved.config.get("units"), saved.training.get("range"))
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:

@@ -178,6 +178,7 @@ def _saved(package: PackageReader, models: torch.nn.ModuleDict, way: Any) -> Sav
     return SavedModel(
         models=models,
         config=package.config,
+        training=package.card.get("training") or {},
         versions=dict(parent.versions),
         source=package.path,
         parent=parent,
