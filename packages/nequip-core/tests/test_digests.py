@@ -50,5 +50,7 @@ def test_a_module_alone_has_a_digest_and_one_that_is_not_there_that_of_nothing(
 def test_versions_are_those_of_what_is_installed():
     names = ("torch", "no-such-distribution", "nequip-core")
     assert list(installed_versions(names)) == ["torch", "nequip-core"]
-    assert distribution_version("torch") == installed_versions(names)["torch"] == torch.__version__
+    assert distribution_version("torch") == installed_versions(names)["torch"]
+    # Before 2.8 a wheel from PyPI says its CUDA here, and does not in its metadata.
+    assert torch.__version__.split("+")[0] == distribution_version("torch").split("+")[0]
     assert distribution_version("no-such-distribution") is None
