@@ -65,7 +65,6 @@ OPTIONAL_LIBRARIES = (
     "phonopy>=2.34.1",
     "requests>=2.32",
     "schedulefree>=1.3",
-    "tensorboardX>=2.6",
     "waitress>=3",
 )
 LINT_TOOLS = ("ruff", "mypy", "types-PyYAML", "types-requests")

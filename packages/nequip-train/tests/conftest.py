@@ -56,6 +56,8 @@ CONFIG: dict[str, Any] = {
         "accelerator": "cpu",
         "max_epochs": 2,
         "log_every_n_steps": 1,
+        # Which one is Lightning's default depends on what is installed.
+        "logger": {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "."},
         "callbacks": [
             {
                 "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",

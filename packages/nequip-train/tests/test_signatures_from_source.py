@@ -63,13 +63,18 @@ def compared(target: str) -> tuple[Any, Any] | None:
     )
 
 
+# Their base is a class of an engine, which need not be installed.
+OF_ENGINES = ("nequip.integrations.torchsim.NequIPTorchSimCalc",)
+
+
 @pytest.mark.parametrize("target", DOCUMENTED)
 def test_arguments_of_documented_targets_are_those_of_python(target):
     pair = compared(target)
     constants = (str, int, bool, dict, list, tuple, types.ModuleType)
     if pair is None:
         found = import_object(target)
-        assert isinstance(found, constants) or target.endswith("Spec"), target
+        tells_nothing = target.endswith("Spec") or target in OF_ENGINES
+        assert isinstance(found, constants) or tells_nothing, target
     else:
         assert pair[0] == pair[1]
 
