@@ -64,6 +64,7 @@ def test_unknown_unit_has_to_be_said(make):
 
 
 def test_compiled_files_declare_what_their_source_does(make, tmp_path):
+    pytest.importorskip("nequip_compile", reason="nothing compiles here")
     from nequip_compile.compilation import Compilation, compile_files
     from nequip_core.compiled_metadata import read_compiled_metadata
     from nequip_core.digests import file_digest
