@@ -257,7 +257,8 @@ def limited(words, size):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+# The sizes of files made in different processes differ by a few hundred bytes.
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.98])
 def test_full_disk_is_one_error_for_torchscript(share, checkpoint, script, tmp_path):
     output = tmp_path / "m.nequip.pth"
     run = limited(words_for(checkpoint, output), int(share * script.stat().st_size))
