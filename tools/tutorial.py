@@ -107,6 +107,8 @@ def command(folder: Path, step: Step) -> str:
             env={**os.environ, "PATH": scripts, "MPLBACKEND": "agg"},
             stdout=output,
             stderr=subprocess.STDOUT,
+            # A shell lets its background jobs ignore Ctrl-C, and what they start as well.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             if interrupted:

@@ -36,7 +36,7 @@ def test_a_good_config_is_reported_and_nothing_is_written(config, check, workpla
     lines = printed.out.splitlines()
     titles = [line.split()[0] for line in lines if line[0] != " "]
     assert titles == ["config", "model", "data", "labels", "train", "memory", "val", "test"]
-    assert "no mistakes; 12 targets" in lines[0]
+    assert "no mistakes; 13 targets" in lines[0]
     assert re.search(r"sole_model: \d+ parameters, float32, cutoff 3.5, types Al Cu", lines[1])
     assert "train 6 frames of 'data.xyz'" in lines[2]
     assert any(re.match(r" +stress +6/6 +3/3 +3/3 +loss, val metrics", line) for line in lines)
@@ -54,7 +54,7 @@ def test_config_only_imports_nothing_heavy(config, workplace):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "config   no mistakes; 12 targets\n"
+    assert result.stdout == "config   no mistakes; 13 targets\n"
 
 
 def test_what_only_a_build_or_a_batch_can_tell_is_told(config, check, workplace, alloy, capsys):
